@@ -1,0 +1,3 @@
+//! The actix shells around Restante's pure cores, and the seams they are built against.
+
+pub mod journal;

@@ -1,0 +1,250 @@
+//! Peers as operators describe them, and the commands that change them.
+
+use crate::id::PeerId;
+use crate::name::Name;
+use serde::{Deserialize, Serialize};
+
+/// Where a receiver is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum PeerUrl {
+    /// `tcp://HOST:PORT`: the node dials.
+    Tcp {
+        /// A host name, an IPv4 address, or an IPv6 address without its brackets.
+        host: String,
+        /// 1 to 65535.
+        port: u16,
+    },
+    /// `attach:`: the receiver dials in.
+    Attach,
+}
+
+/// What an operator sets per peer. Every value has a default, a unit and bounds (`admin::bounds`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PeerSettings {
+    /// Most messages in flight. 1 to 65,536; default 2,048.
+    pub window_messages: u32,
+    /// Most bytes in flight. 64 KiB to 256 MiB; default 4 MiB.
+    pub window_bytes: u64,
+    /// How long an ack may take, in milliseconds. 100 ms to 1 h; default 30 s.
+    pub ack_timeout_ms: u64,
+    /// First wait after a failed connection, in milliseconds. 10 ms to 1 h; default 250 ms.
+    pub backoff_ms_min: u64,
+    /// Longest wait between connection attempts, in milliseconds. 100 ms to 24 h; default 60 s.
+    pub backoff_ms_max: u64,
+    /// Waits between refusals, in milliseconds; after the last the message is parked. At most 32
+    /// entries of at most 7 days; default 1 s, 5 s, 1 min, 10 min, 1 h.
+    pub retry_schedule_ms: Vec<u64>,
+    /// What is promised about order.
+    pub order: Order,
+    /// Most messages waiting for this peer; 0: no limit of its own. Default 0.
+    pub queue_messages_max: u64,
+    /// Most bytes waiting for this peer; 0: no limit of its own. Default 0.
+    pub queue_bytes_max: u64,
+}
+
+impl Default for PeerSettings {
+    fn default() -> Self {
+        PeerSettings {
+            window_messages: 2_048,
+            window_bytes: 4 * 1024 * 1024,
+            ack_timeout_ms: 30_000,
+            backoff_ms_min: 250,
+            backoff_ms_max: 60_000,
+            retry_schedule_ms: vec![1_000, 5_000, 60_000, 600_000, 3_600_000],
+            order: Order::Sent,
+            queue_messages_max: 0,
+            queue_bytes_max: 0,
+        }
+    }
+}
+
+/// What is promised about the order of deliveries to one peer (promise P2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// First attempts are sent in order of acceptance; a retry may follow messages already in flight.
+    #[default]
+    Sent,
+    /// One in flight per key (messages without a key share one), so that order holds through retries.
+    Strict,
+    /// No promise.
+    None,
+}
+
+/// A change to some of a peer's settings: what is absent stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PeerPatch {
+    /// See [`PeerSettings::window_messages`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window_messages: Option<u32>,
+    /// See [`PeerSettings::window_bytes`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window_bytes: Option<u64>,
+    /// See [`PeerSettings::ack_timeout_ms`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ack_timeout_ms: Option<u64>,
+    /// See [`PeerSettings::backoff_ms_min`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backoff_ms_min: Option<u64>,
+    /// See [`PeerSettings::backoff_ms_max`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backoff_ms_max: Option<u64>,
+    /// See [`PeerSettings::retry_schedule_ms`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_schedule_ms: Option<Vec<u64>>,
+    /// See [`PeerSettings::order`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub order: Option<Order>,
+    /// See [`PeerSettings::queue_messages_max`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_messages_max: Option<u64>,
+    /// See [`PeerSettings::queue_bytes_max`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_bytes_max: Option<u64>,
+}
+
+/// What becomes of the messages that wait for a peer when it is removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Waiting {
+    /// Keep them, addressable under `name#id`.
+    Park,
+    /// Delete them, with a ledger record for each.
+    Purge,
+    /// Append them to another peer's queue under their ids.
+    HandTo(Name),
+}
+
+/// A change an operator asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AdminCommand {
+    /// A new peer.
+    PeerAdd {
+        /// Its name.
+        name: Name,
+        /// Where it is reached.
+        url: PeerUrl,
+        /// How it is served; absent values are defaults.
+        #[serde(default)]
+        settings: PeerPatch,
+    },
+    /// Change a peer.
+    PeerSet {
+        /// Which.
+        name: Name,
+        /// Only if this is its version.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        if_version: Option<u64>,
+        /// A new address, if any.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        url: Option<PeerUrl>,
+        /// What else changes.
+        #[serde(default)]
+        settings: PeerPatch,
+    },
+    /// Deliver nothing to a peer until it is resumed; its messages wait.
+    PeerPause {
+        /// Which.
+        name: Name,
+        /// Only if this is its version.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        if_version: Option<u64>,
+    },
+    /// Deliver again.
+    PeerResume {
+        /// Which.
+        name: Name,
+        /// Only if this is its version.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        if_version: Option<u64>,
+    },
+    /// Forget a peer.
+    PeerRemove {
+        /// Which.
+        name: Name,
+        /// Only if this is its version.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        if_version: Option<u64>,
+        /// What becomes of waiting messages; refused if some wait and this is absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        waiting: Option<Waiting>,
+    },
+}
+
+/// What an admin command came to. It is on disk when this is sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdminDone {
+    /// The peer.
+    pub id: PeerId,
+    /// Its version now.
+    pub version: u64,
+    /// How many waiting messages the command settled or moved.
+    pub messages: u64,
+}
+
+/// Why a text is not the address of a receiver.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PeerUrlError {
+    /// No scheme this node delivers to.
+    #[error("expected tcp://HOST:PORT or attach:, got {0:?}")]
+    Scheme(String),
+    /// No host or no port.
+    #[error("expected tcp://HOST:PORT with a port from 1 to 65535, got {0:?}")]
+    Authority(String),
+}
+
+impl std::str::FromStr for PeerUrl {
+    type Err = PeerUrlError;
+
+    fn from_str(text: &str) -> Result<PeerUrl, PeerUrlError> {
+        if text == "attach:" {
+            return Ok(PeerUrl::Attach);
+        }
+        let authority =
+            text.strip_prefix("tcp://").ok_or_else(|| PeerUrlError::Scheme(text.to_owned()))?;
+        let bad = || PeerUrlError::Authority(text.to_owned());
+        let (host, port) = authority.rsplit_once(':').ok_or_else(bad)?;
+        let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(bad)?;
+        let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let good = match bracketed {
+            Some(inner) => inner.parse::<std::net::Ipv6Addr>().is_ok(),
+            None => {
+                !host.is_empty()
+                    && host.len() <= 253
+                    && host.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'-')
+            }
+        };
+        if !good {
+            return Err(bad());
+        }
+        Ok(PeerUrl::Tcp { host: bracketed.unwrap_or(host).to_owned(), port })
+    }
+}
+
+impl std::fmt::Display for PeerUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            PeerUrl::Attach => f.write_str("attach:"),
+            PeerUrl::Tcp { host, port } if host.contains(':') => write!(f, "tcp://[{host}]:{port}"),
+            PeerUrl::Tcp { host, port } => write!(f, "tcp://{host}:{port}"),
+        }
+    }
+}
+
+impl TryFrom<String> for PeerUrl {
+    type Error = PeerUrlError;
+
+    fn try_from(text: String) -> Result<PeerUrl, PeerUrlError> {
+        text.parse()
+    }
+}
+
+impl From<PeerUrl> for String {
+    fn from(url: PeerUrl) -> String {
+        url.to_string()
+    }
+}

@@ -1,0 +1,3 @@
+//! The delivery core: the state machine that carries messages to one peer.
+
+pub mod types;

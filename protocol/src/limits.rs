@@ -1,0 +1,32 @@
+//! Every bound of the protocol in one place. A length is checked against these before anything is
+//! allocated for it.
+
+/// The protocol version spoken here; a hello names the lowest and highest a side speaks.
+pub const PROTOCOL_VERSION: u16 = 1;
+
+/// Largest frame, in bytes after the length word: the largest payload plus room for its headers.
+pub const FRAME_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + 128 * 1024;
+/// Largest payload a node can be configured to take, in bytes.
+pub const PAYLOAD_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Largest payload a node takes unless configured otherwise, in bytes.
+pub const PAYLOAD_BYTES_DEFAULT: usize = 1024 * 1024;
+/// Largest control frame body (MessagePack), in bytes.
+pub const CONTROL_BYTES_MAX: usize = 1024 * 1024;
+/// Longest name of a peer, in bytes.
+pub const NAME_BYTES_MAX: usize = 128;
+/// Longest ordering key, in bytes.
+pub const KEY_BYTES_MAX: usize = 255;
+/// Largest encoded header map of a message, in bytes.
+pub const HEADERS_BYTES_MAX: usize = 32 * 1024;
+/// Most receivers one publish may name.
+pub const RECEIVERS_MAX: usize = 1024;
+/// Most receiver aliases one connection may declare.
+pub const ALIASES_MAX: u32 = 65_536;
+/// Most receivers one connection may attach as.
+pub const SLOTS_MAX: u32 = 16_384;
+/// Most ranges in one ack frame.
+pub const ACK_RANGES_MAX: usize = 4_096;
+/// Largest return value in an ack, in bytes.
+pub const RETURN_BYTES_MAX: usize = 64 * 1024;
+/// Longest reason in a nack or refusal, in bytes of UTF-8.
+pub const REASON_BYTES_MAX: usize = 1_024;

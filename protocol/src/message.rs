@@ -1,0 +1,182 @@
+//! The section of a message that travels unchanged: producer → journal record → receiver.
+//!
+//! A publish frame, a journal record and a deliver frame all end in the same bytes, so a node copies
+//! them and never takes them apart on the way:
+//!
+//! ```text
+//! u8   flags            bit 0: has key, bit 1: has headers, bit 2: a return value is awaited
+//! u8   key length       only with bit 0; then the key's bytes, 1..=255
+//! u16  headers length   only with bit 1; then a MessagePack map of string to string
+//! …    payload          the rest
+//! ```
+
+use crate::limits::HEADERS_BYTES_MAX;
+use core::hash::{BuildHasher, Hasher};
+use core::num::NonZeroU64;
+
+/// Flag bits of a body.
+pub mod body_flags {
+    /// An ordering key follows.
+    pub const KEY: u8 = 1;
+    /// A header map follows.
+    pub const HEADERS: u8 = 2;
+    /// The producer awaits the receiver's return value.
+    pub const REPLY: u8 = 4;
+    /// Bits this version does not know; they must be zero.
+    pub const UNKNOWN: u8 = !(KEY | HEADERS | REPLY);
+}
+
+/// A body taken apart, borrowing from the frame or record it came in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Body<'a> {
+    /// The ordering key, if there is one.
+    pub key: Option<&'a [u8]>,
+    /// The encoded header map, if there is one; decode it with [`decode_headers`].
+    pub headers: Option<&'a [u8]>,
+    /// Whether the producer awaits a return value.
+    pub reply: bool,
+    /// What the message says; opaque.
+    pub payload: &'a [u8],
+}
+
+/// Why bytes are not a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    /// The bytes end inside the key or the headers.
+    #[error("the message body ends before its key or headers do")]
+    Truncated,
+    /// A key of no bytes.
+    #[error(
+        "an ordering key has 1 to 255 bytes, this one is empty; leave the key flag out instead"
+    )]
+    EmptyKey,
+    /// Flag bits of a later version.
+    #[error("the body flags 0x{0:02x} have bits this version does not know")]
+    UnknownFlags(u8),
+    /// The header map is too long.
+    #[error("the header map has {0} bytes, at most 32768 are allowed")]
+    HeadersTooLong(usize),
+}
+
+impl<'a> Body<'a> {
+    /// Takes a body apart without copying. O(1): the payload is not looked at.
+    pub fn parse(bytes: &'a [u8]) -> Result<Body<'a>, BodyError> {
+        let (&flags, mut rest) = bytes.split_first().ok_or(BodyError::Truncated)?;
+        if flags & body_flags::UNKNOWN != 0 {
+            return Err(BodyError::UnknownFlags(flags));
+        }
+        let mut body = Body { reply: flags & body_flags::REPLY != 0, ..Body::default() };
+        if flags & body_flags::KEY != 0 {
+            let (&len, after) = rest.split_first().ok_or(BodyError::Truncated)?;
+            if len == 0 {
+                return Err(BodyError::EmptyKey);
+            }
+            let (key, after) = after.split_at_checked(len as usize).ok_or(BodyError::Truncated)?;
+            body.key = Some(key);
+            rest = after;
+        }
+        if flags & body_flags::HEADERS != 0 {
+            let (len, after) = rest.split_first_chunk::<2>().ok_or(BodyError::Truncated)?;
+            let len = u16::from_be_bytes(*len) as usize;
+            if len > HEADERS_BYTES_MAX {
+                return Err(BodyError::HeadersTooLong(len));
+            }
+            let (headers, after) = after.split_at_checked(len).ok_or(BodyError::Truncated)?;
+            body.headers = Some(headers);
+            rest = after;
+        }
+        body.payload = rest;
+        Ok(body)
+    }
+
+    /// How many bytes [`Body::encode`] appends.
+    #[must_use]
+    pub fn encoded_len(&self) -> usize {
+        1 + self.key.map_or(0, |key| 1 + key.len())
+            + self.headers.map_or(0, |headers| 2 + headers.len())
+            + self.payload.len()
+    }
+
+    /// Appends the body to `out`. The caller has checked the lengths against [`crate::limits`];
+    /// longer keys and headers are left out rather than mangled.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let key = self.key.filter(|key| !key.is_empty() && key.len() <= usize::from(u8::MAX));
+        let headers = self.headers.filter(|headers| headers.len() <= HEADERS_BYTES_MAX);
+        let mut flags = 0;
+        flags |= if key.is_some() { body_flags::KEY } else { 0 };
+        flags |= if headers.is_some() { body_flags::HEADERS } else { 0 };
+        flags |= if self.reply { body_flags::REPLY } else { 0 };
+        out.push(flags);
+        if let Some(key) = key {
+            out.push(key.len() as u8);
+            out.extend_from_slice(key);
+        }
+        if let Some(headers) = headers {
+            out.extend_from_slice(&(headers.len() as u16).to_be_bytes());
+            out.extend_from_slice(headers);
+        }
+        out.extend_from_slice(self.payload);
+    }
+
+    /// What orders this message among others of the same key; `None` without a key.
+    #[must_use]
+    pub fn key_hash(&self) -> Option<KeyHash> {
+        self.key.map(KeyHash::of)
+    }
+}
+
+/// A 64-bit digest of an ordering key. Two keys with the same digest share an order, which costs
+/// parallelism once in 2^64 pairs and never correctness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyHash(pub NonZeroU64);
+
+impl KeyHash {
+    /// The digest of `key`. Lives in memory only; it is computed again from the body after a restart.
+    #[must_use]
+    pub fn of(key: &[u8]) -> KeyHash {
+        let mut hasher = foldhash::fast::FixedState::default().build_hasher();
+        hasher.write(key);
+        KeyHash(NonZeroU64::new(hasher.finish()).unwrap_or(NonZeroU64::MIN))
+    }
+}
+
+/// Decodes a header map. The order of the producer is kept.
+///
+/// # Errors
+/// When the bytes are not a MessagePack map of strings to strings.
+pub fn decode_headers(bytes: &[u8]) -> Result<Vec<(String, String)>, rmp_serde::decode::Error> {
+    struct Pairs(Vec<(String, String)>);
+    struct Visitor;
+    impl<'de> serde::de::Visitor<'de> for Visitor {
+        type Value = Pairs;
+        fn expecting(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+            f.write_str("a map of strings to strings")
+        }
+        fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
+            let mut pairs = Vec::new();
+            while let Some(pair) = map.next_entry()? {
+                pairs.push(pair);
+            }
+            Ok(Pairs(pairs))
+        }
+    }
+    impl<'de> serde::Deserialize<'de> for Pairs {
+        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Pairs, D::Error> {
+            deserializer.deserialize_map(Visitor)
+        }
+    }
+    rmp_serde::from_slice::<Pairs>(bytes).map(|pairs| pairs.0)
+}
+
+/// Encodes a header map as [`decode_headers`] reads it.
+#[must_use]
+pub fn encode_headers(pairs: &[(String, String)]) -> Vec<u8> {
+    struct Pairs<'a>(&'a [(String, String)]);
+    impl serde::Serialize for Pairs<'_> {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+        }
+    }
+    // Writing strings into a Vec cannot fail; an empty map stands in for the impossible.
+    rmp_serde::to_vec(&Pairs(pairs)).unwrap_or_else(|_| vec![0x80])
+}

@@ -1,0 +1,140 @@
+//! The one list of reasons for which a node says no. The number goes over the wire, the word into
+//! logs and JSON; neither ever changes its meaning.
+
+use core::fmt;
+use serde::{Deserialize, Serialize};
+
+macro_rules! refusals {
+    ($( $(#[$doc:meta])* $variant:ident = $code:literal, $word:literal, $remedy:literal; )*) => {
+        /// Why something was refused. Nothing refused has changed any state, unless its text says so.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        #[repr(u16)]
+        pub enum Code { $( $(#[$doc])* $variant = $code, )* }
+
+        impl Code {
+            /// Every code, in numeric order.
+            pub const ALL: &[Code] = &[ $( Code::$variant, )* ];
+
+            /// The stable word of this code.
+            #[must_use]
+            pub const fn word(self) -> &'static str {
+                match self { $( Code::$variant => $word, )* }
+            }
+
+            /// What the person or program that was refused can do.
+            #[must_use]
+            pub const fn remedy(self) -> &'static str {
+                match self { $( Code::$variant => $remedy, )* }
+            }
+
+            /// The code with this number, if there is one.
+            #[must_use]
+            pub const fn from_number(number: u16) -> Option<Code> {
+                match number { $( $code => Some(Code::$variant), )* _ => None }
+            }
+        }
+    };
+}
+
+refusals! {
+    /// The frame or its fields are not what the protocol says. The connection is closed after it.
+    Malformed = 1, "malformed", "send frames as PROTOCOL.md describes them";
+    /// A length is over its limit.
+    TooLarge = 2, "too_large", "send less, or raise the limit in the node's configuration";
+    /// No protocol version is spoken by both sides.
+    VersionMismatch = 3, "version_mismatch", "use a client whose versions overlap the node's";
+    /// The frame is valid but not at this point of the conversation.
+    OutOfTurn = 4, "out_of_turn", "say hello first and answer what was asked";
+    /// A flag or option this node does not know.
+    Unsupported = 5, "unsupported", "leave the option out, or use a node that has it";
+    /// The side took longer than the documented time.
+    TimedOut = 6, "timed_out", "try again; look at the node's log if it persists";
+    /// No peer has this name.
+    UnknownReceiver = 10, "unknown_receiver", "add the peer first: restante peer add NAME URL";
+    /// The alias was never declared on this connection, or its peer has been removed since.
+    StaleAlias = 11, "stale_alias", "declare the alias again";
+    /// A publish that names no receiver.
+    NoReceiver = 12, "no_receiver", "name at least one receiver";
+    /// More unconfirmed messages or bytes than the credit granted.
+    OverCredit = 13, "over_credit", "wait for confirms before publishing more";
+    /// The peer's own share of messages or bytes is used up.
+    PeerQuota = 14, "peer_quota", "drain or raise the peer's quota";
+    /// The node's disk is past its high-water mark.
+    DiskFull = 15, "disk_full", "free disk space; the node accepts again by itself";
+    /// The journal met an I/O error and confirms nothing until it has been reopened.
+    JournalPoisoned = 16, "journal_poisoned", "look at the node's log and its disk";
+    /// Another process owns this journal now.
+    Fenced = 17, "fenced", "talk to the node that owns it";
+    /// The outcome of this sequence number is no longer remembered.
+    OutcomeEvicted = 18, "outcome_evicted", "look the message up by its id, or publish it anew under a new sequence";
+    /// All-or-nothing was asked for and one of the other receivers refused.
+    AllOrNothing = 19, "all_or_nothing", "see the other receivers' reasons";
+    /// A newer connection speaks for this producer identity.
+    ProducerSuperseded = 20, "producer_superseded", "use one identity per running producer";
+    /// The node is stopping.
+    ShuttingDown = 21, "shutting_down", "connect again in a moment";
+    /// The node has as much to do as it may hold in memory.
+    Overloaded = 22, "overloaded", "wait and try again";
+    /// The sequence number is not above the ones before it.
+    BadSequence = 23, "bad_sequence", "number publishes upwards from the hello's next sequence";
+    /// A name that names may not be.
+    BadName = 30, "bad_name", "use letters, digits and . _ - @ : +, at most 128 bytes";
+    /// An address of a receiver that cannot be understood.
+    BadUrl = 31, "bad_url", "use tcp://HOST:PORT or attach:";
+    /// A setting outside its bounds.
+    BadSetting = 32, "bad_setting", "see restante peer add --help for the bounds";
+    /// A peer of this name exists.
+    NameTaken = 33, "name_taken", "choose another name, or change the peer with peer set";
+    /// The version given is not the peer's present one.
+    VersionConflict = 34, "version_conflict", "read the peer again and repeat the change";
+    /// The peer has messages waiting and the command does not say what becomes of them.
+    MessagesWaiting = 35, "messages_waiting", "say --park, --purge or --hand-to NAME";
+    /// Nothing of this name or id.
+    NotFound = 36, "not_found", "check the name or id";
+    /// The record was kept as long as the node was told to, and is gone.
+    AgedOut = 37, "aged_out", "raise the ledger's retention for the future";
+    /// Another connection is attached as this receiver.
+    AlreadyAttached = 38, "already_attached", "detach the other receiver first, or let it go";
+    /// The peer is not of the kind this needs.
+    WrongKind = 39, "wrong_kind", "attach only to peers whose URL is attach:";
+    /// The node has as many of these as its configuration allows.
+    LimitReached = 40, "limit_reached", "raise the limit in the node's configuration";
+    /// The principal may not do this.
+    NotAllowed = 50, "not_allowed", "log in with a key that has the role";
+    /// The receiver refused for good.
+    ReceiverRefused = 60, "receiver_refused", "see the reason the receiver gave";
+    /// A defect in the node; the message is safe, the answer is not to be had.
+    Internal = 99, "internal", "look at the node's log and report it";
+}
+
+impl Code {
+    /// The number that goes over the wire.
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        self as u16
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+/// A refusal as people and programs read it: what was wrong, what was expected; the remedy is the code's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{code}: {detail}; {}", .code.remedy())]
+pub struct Refusal {
+    /// The stable reason.
+    pub code: Code,
+    /// What was wrong here and what was expected, one line.
+    pub detail: String,
+}
+
+impl Refusal {
+    /// A refusal with its detail.
+    pub fn new(code: Code, detail: impl Into<String>) -> Refusal {
+        Refusal { code, detail: detail.into() }
+    }
+}

@@ -1,0 +1,192 @@
+//! What can be observed: of a peer, of a message, of the node. One type serves admin answers, the
+//! watch, the logs and the tests.
+
+use crate::admin::{PeerSettings, PeerUrl};
+use crate::id::{MessageId, PeerId};
+use crate::time::WallMillis;
+use serde::{Deserialize, Serialize};
+
+/// The verdict on a peer, drawn from ack progress, not from the socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// Connected; acks come in time.
+    Up,
+    /// Connected; acks are late.
+    Slow,
+    /// Connected; it refuses messages.
+    Refusing,
+    /// No link to it.
+    #[default]
+    Unreachable,
+    /// Late several times in a row: reported as failed and redialled.
+    Failed,
+    /// An operator holds it.
+    Paused,
+    /// Its actor crashes; the supervisor holds it for a while.
+    Crashing,
+}
+
+impl Health {
+    /// The stable word, as in logs and JSON.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Health::Up => "up",
+            Health::Slow => "slow",
+            Health::Refusing => "refusing",
+            Health::Unreachable => "unreachable",
+            Health::Failed => "failed",
+            Health::Paused => "paused",
+            Health::Crashing => "crashing",
+        }
+    }
+}
+
+/// A peer at a glance. It may trail the truth by up to a second.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its durable identity.
+    pub id: PeerId,
+    /// Its name; `name#id` once removed.
+    pub name: String,
+    /// Where it is reached.
+    pub url: PeerUrl,
+    /// Version of its record.
+    pub version: u64,
+    /// The verdict.
+    pub health: Health,
+    /// When the verdict was reached.
+    pub since: WallMillis,
+    /// Why, one line; empty when up.
+    pub why: String,
+    /// Messages accepted and not yet done, in flight included.
+    pub waiting: u64,
+    /// Their bytes.
+    pub waiting_bytes: u64,
+    /// Of those, in flight.
+    pub unacked: u64,
+    /// Parked messages.
+    pub parked: u64,
+    /// Messages acked since the node started.
+    pub acked: u64,
+    /// When the next connection attempt is due, if one is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_attempt: Option<WallMillis>,
+    /// When the oldest waiting message was accepted, if one waits and it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest: Option<WallMillis>,
+}
+
+/// A peer with its settings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PeerInfo {
+    /// How it is.
+    pub status: PeerStatus,
+    /// How it is served.
+    pub settings: PeerSettings,
+    /// How often its actor has been rebuilt since the node started.
+    pub restarts: u64,
+}
+
+/// The node at a glance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Software version.
+    pub version: String,
+    /// The journal's epoch: how often it has been opened.
+    pub epoch: u32,
+    /// When this process became ready.
+    pub started: WallMillis,
+    /// Peers.
+    pub peers: u64,
+    /// Open connections.
+    pub connections: u64,
+    /// Messages confirmed since the start.
+    pub confirmed: u64,
+    /// Deliveries acked since the start.
+    pub acked: u64,
+    /// Messages waiting for some receiver, counted per receiver.
+    pub waiting: u64,
+    /// Bytes on disk.
+    pub journal_bytes: u64,
+    /// Whether publishes are accepted, and if not why.
+    pub accepting: Result<(), crate::refusal::Refusal>,
+}
+
+/// The life of one message.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MessageStatus {
+    /// Its id.
+    pub id: MessageId,
+    /// When it was accepted.
+    pub accepted: WallMillis,
+    /// Bytes of its body, if it is still stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// One entry per receiver, in the order of the publish.
+    pub receivers: Vec<ReceiverStatus>,
+}
+
+/// What has become of a message for one receiver.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReceiverStatus {
+    /// Name of the receiver; `name#id` once removed.
+    pub receiver: String,
+    /// Where the message is.
+    pub state: MessageState,
+    /// How often it was sent; a lower bound after a restart.
+    pub attempts: u32,
+}
+
+/// Where a message is on its way to one receiver.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum MessageState {
+    /// Accepted, waiting to be sent.
+    Queued,
+    /// Sent, not yet acked.
+    InFlight {
+        /// When it was last sent.
+        since: WallMillis,
+    },
+    /// Refused or late, waiting for its next try.
+    Retrying {
+        /// When it is due.
+        next_attempt: WallMillis,
+        /// The last reason.
+        reason: String,
+    },
+    /// Done.
+    Acked {
+        /// When the ack was recorded.
+        at: WallMillis,
+        /// What the receiver returned, if anything and if kept.
+        #[serde(default, skip_serializing_if = "Option::is_none", with = "serde_bytes")]
+        value: Option<Vec<u8>>,
+    },
+    /// Set aside for an operator.
+    Parked {
+        /// When.
+        at: WallMillis,
+        /// Why.
+        reason: String,
+    },
+    /// Its time to live ended.
+    Expired {
+        /// When.
+        at: WallMillis,
+    },
+    /// Deleted by an operator.
+    Purged {
+        /// When.
+        at: WallMillis,
+    },
+    /// Handed to another peer.
+    Moved {
+        /// When.
+        at: WallMillis,
+        /// To whom.
+        to: String,
+    },
+}
