@@ -1,0 +1,144 @@
+//! Who is there: names to seats, shared by every arbiter.
+//!
+//! A seat is what outlives the incarnations of a peer's actor: its identity, its counters, what it
+//! last reported, and which message it has in hand. It is looked up here when a connection declares
+//! an alias or attaches, never per message.
+
+use crate::peer::Peer;
+use actix::Addr;
+use dashmap::DashMap;
+use parking_lot::Mutex;
+use restante_protocol::delivery::types::Snapshot;
+use restante_protocol::id::{MessageNumber, PeerId};
+use restante_protocol::name::Name;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+/// The durable place of one peer in the running node.
+pub struct Seat {
+    /// Its identity.
+    pub id: PeerId,
+    /// Its name.
+    pub name: Name,
+    /// Its mailbox, the same through every restart of the actor.
+    pub addr: Addr<Peer>,
+    /// The counters and marks that are read from elsewhere.
+    pub marks: Arc<Marks>,
+}
+
+/// What a peer's actor leaves outside itself, so that it survives a crash and can be read by others.
+#[derive(Default)]
+pub struct Marks {
+    /// Open messages: the router adds on acceptance, the peer subtracts when done.
+    pub waiting: AtomicU64,
+    /// Bytes of their bodies.
+    pub waiting_bytes: AtomicU64,
+    /// Parked messages.
+    pub parked: AtomicU64,
+    /// Messages acked since the node started.
+    pub acked: AtomicU64,
+    /// Rebuilds of the actor since the node started.
+    pub restarts: AtomicU64,
+    /// The message being handled, 0 for none: what a supervisor blames a panic on.
+    pub in_hand: AtomicU64,
+    /// Set once the peer is removed: aliases that point here are stale.
+    pub removed: AtomicBool,
+    /// The last snapshot the peer published; `None` before the first.
+    pub observed: Mutex<Option<Snapshot>>,
+    /// Whether the peer stands in the observers' list of changed peers already.
+    pub listed: AtomicBool,
+}
+
+impl Marks {
+    /// Counts messages that have been accepted for the peer.
+    pub fn accept(&self, messages: u64, bytes: u64) {
+        self.waiting.fetch_add(messages, Relaxed);
+        self.waiting_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// Counts messages that are no longer open.
+    pub fn leave(&self, messages: u64, bytes: u64) {
+        self.waiting.fetch_sub(messages, Relaxed);
+        self.waiting_bytes.fetch_sub(bytes, Relaxed);
+    }
+
+    /// Marks a message as being handled; 0 when it is done.
+    pub fn take_in_hand(&self, number: MessageNumber) {
+        self.in_hand.store(number, Relaxed);
+    }
+}
+
+/// Names and ids of the peers that are there, and what changed lately.
+#[derive(Default)]
+pub struct Directory {
+    by_name: DashMap<Name, Arc<Seat>, foldhash::fast::RandomState>,
+    by_id: DashMap<PeerId, Arc<Seat>, foldhash::fast::RandomState>,
+    changed: Mutex<Vec<PeerId>>,
+}
+
+impl Directory {
+    /// The peer of this name.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<Arc<Seat>> {
+        self.by_name.get(name).map(|seat| Arc::clone(&seat))
+    }
+
+    /// The peer with this id.
+    #[must_use]
+    pub fn seat(&self, id: PeerId) -> Option<Arc<Seat>> {
+        self.by_id.get(&id).map(|seat| Arc::clone(&seat))
+    }
+
+    /// Seats a peer.
+    pub fn insert(&self, seat: Arc<Seat>) {
+        self.by_id.insert(seat.id, Arc::clone(&seat));
+        self.by_name.insert(seat.name.clone(), seat);
+    }
+
+    /// Unseats a peer; its marks say so to whoever still holds them.
+    pub fn remove(&self, id: PeerId) -> Option<Arc<Seat>> {
+        let (_, seat) = self.by_id.remove(&id)?;
+        seat.marks.removed.store(true, Relaxed);
+        // A new peer may already sit under the old name.
+        self.by_name.remove_if(&seat.name, |_, other| other.id == id);
+        self.note_change(id, &seat.marks);
+        Some(seat)
+    }
+
+    /// Puts a peer on the list of those whose status changed, once until the list is taken.
+    pub fn note_change(&self, id: PeerId, marks: &Marks) {
+        if !marks.listed.swap(true, Relaxed) {
+            self.changed.lock().push(id);
+        }
+    }
+
+    /// Takes the list of changed peers; at most one entry per peer.
+    #[must_use]
+    pub fn take_changed(&self) -> Vec<PeerId> {
+        let changed = std::mem::take(&mut *self.changed.lock());
+        for id in &changed {
+            if let Some(seat) = self.by_id.get(id) {
+                seat.marks.listed.store(false, Relaxed);
+            }
+        }
+        changed
+    }
+
+    /// Every seat, in no order.
+    #[must_use]
+    pub fn seats(&self) -> Vec<Arc<Seat>> {
+        self.by_id.iter().map(|seat| Arc::clone(&seat)).collect()
+    }
+
+    /// How many peers there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+}
