@@ -1,1 +1,3 @@
-//! Skeleton.
+//! The Restante node as a library: what the `restante` program is made of.
+
+pub mod config;

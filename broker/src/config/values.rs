@@ -1,0 +1,169 @@
+//! Every value there is: one row each. The sample configuration, `config show`, the environment and
+//! the checks are all drawn from these rows, so a value added here exists everywhere.
+
+use super::setting::{Bounds, LogFilter, LogFormat, Raw, Setting, assign};
+use restante_protocol::admin::PeerSettings;
+use restante_protocol::limits::{PAYLOAD_BYTES_DEFAULT, PAYLOAD_BYTES_MAX};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+/// What is known about one value.
+pub struct Value {
+    /// Its name in a file; in the environment `RESTANTE_`, then this in capitals with `_` for `.`.
+    pub key: &'static str,
+    /// What it means, from its documentation.
+    pub doc: &'static [&'static str],
+    /// What it counts; empty for texts.
+    pub unit: &'static str,
+    pub(super) bounds: Bounds,
+    pub(super) set: fn(&mut Config, &Raw<'_>, Bounds) -> Result<(), String>,
+    pub(super) get: fn(&Config) -> String,
+}
+
+impl Value {
+    /// The environment variable that sets it.
+    #[must_use]
+    pub fn variable(&self) -> String {
+        format!("RESTANTE_{}", self.key.replace('.', "_").to_uppercase())
+    }
+
+    /// The value in a configuration, as it stands in a file.
+    #[must_use]
+    pub fn of(&self, config: &Config) -> String {
+        (self.get)(config)
+    }
+
+    /// Unit and bounds for people: `bytes, 1024 to 16777216`; empty when there is nothing to say.
+    #[must_use]
+    pub fn range(&self) -> String {
+        match self.bounds {
+            Some((low, high)) => format!("{}, {low} to {high}", self.unit),
+            None => self.unit.to_owned(),
+        }
+    }
+}
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+const GIB: u64 = 1024 * MIB;
+const HOUR_MS: u64 = 3_600_000;
+
+macro_rules! row {
+    ($key:expr, [$($doc:literal)+], $unit:literal, $bounds:expr, $($path:ident).+) => {
+        Value {
+            key: $key,
+            doc: &[$($doc),+],
+            unit: $unit,
+            bounds: $bounds,
+            set: |config, raw, bounds| assign(&mut config.$($path).+, raw, bounds),
+            get: |config| config.$($path).+.write(),
+        }
+    };
+}
+
+macro_rules! values {
+    (
+        node { $( $(#[doc = $doc:literal])+ $name:ident: $kind:ty = $default:expr, $unit:literal, $bounds:expr; )* }
+        peer_defaults { $( $(#[doc = $pdoc:literal])+ $pname:ident, $punit:literal, $pbounds:expr; )* }
+    ) => {
+        /// What a node runs with. Made by [`super::Sources::load`], or by [`Config::default`] and
+        /// changed by hand in a program that starts its own node.
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct Config {
+            $( $(#[doc = $doc])+ pub $name: $kind, )*
+            /// How a peer is served whose `peer add` does not say otherwise.
+            pub peer_defaults: PeerSettings,
+        }
+
+        impl Default for Config {
+            fn default() -> Config {
+                Config { $( $name: $default, )* peer_defaults: PeerSettings::default() }
+            }
+        }
+
+        /// Every value, in the order of the sample configuration.
+        pub static VALUES: &[Value] = &[
+            $( row!(stringify!($name), [$($doc)+], $unit, $bounds, $name), )*
+            $( row!(concat!("peer_defaults.", stringify!($pname)), [$($pdoc)+], $punit, $pbounds, peer_defaults.$pname), )*
+        ];
+    };
+}
+
+values! {
+    node {
+        /// The directory that holds the journal. Created when missing; one node at a time owns it.
+        data_dir: PathBuf = PathBuf::from("./restante-data"), "", None;
+        /// Where producers and receivers connect. Port 0 takes a free one.
+        tcp: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 7700)), "", None;
+        /// A file that receives {"tcp":"ADDRESS:PORT","pid":n} once the node is ready. Empty: none.
+        addr_file: Option<PathBuf> = None, "", None;
+        /// Listen on addresses that other machines can reach although there is no login and no TLS.
+        allow_open_listener: bool = false, "", None;
+
+        /// How log lines look: human, json, or auto (human on a terminal).
+        log_format: LogFormat = LogFormat::Auto, "", None;
+        /// Which log lines are written: a level, or levels by module like "info,restante=debug".
+        log_filter: LogFilter = LogFilter::default(), "", None;
+
+        /// A side of a connection that has sent nothing for this long sends a heartbeat.
+        heartbeat_ms: u64 = 10_000, "milliseconds", Some((100, 60_000));
+        /// A connection that has been silent for this long is closed.
+        silence_ms_max: u64 = 30_000, "milliseconds", Some((200, 600_000));
+        /// How long a new connection may take to say hello.
+        hello_ms_max: u64 = 5_000, "milliseconds", Some((100, 60_000));
+        /// Largest payload of a message.
+        payload_bytes_max: u64 = PAYLOAD_BYTES_DEFAULT as u64, "bytes", Some((KIB, PAYLOAD_BYTES_MAX as u64));
+        /// Messages a producer may have unconfirmed on one connection.
+        credit_messages: u32 = 8_192, "messages", Some((1, 1_000_000));
+        /// Bytes a producer may have unconfirmed on one connection.
+        credit_bytes: u64 = 8 * MIB, "bytes", Some((128 * KIB, GIB));
+        /// Connections the node accepts; one more is refused by name.
+        connections_max: u32 = 10_000, "connections", Some((1, 1_000_000));
+        /// Peers the node keeps; one more is refused by name.
+        peers_max: u32 = 100_000, "peers", Some((1, 1_000_000));
+        /// Connection attempts to peers under way at once.
+        dials_max: u32 = 64, "attempts", Some((1, 4_096));
+        /// How long one connection attempt to a peer may take, its hello included.
+        dial_ms_max: u64 = 5_000, "milliseconds", Some((100, 60_000));
+
+        /// Size of a journal segment. Space comes back by whole segments.
+        journal_segment_bytes: u64 = 64 * MIB, "bytes", Some((256 * KIB, GIB));
+        /// Bytes accepted and not yet on disk; beyond it publishes are refused as overloaded.
+        journal_append_bytes_max: u64 = 64 * MIB, "bytes", Some((256 * KIB, GIB));
+        /// Publishes are refused while the journal is larger than this. 0: only the disk limits it.
+        journal_bytes_max: u64 = 0, "bytes", Some((0, 1 << 60));
+        /// Publishes are taken again once the journal is smaller than this. 0: nine tenths of the maximum.
+        journal_bytes_resume: u64 = 0, "bytes", Some((0, 1 << 60));
+        /// Publishes are refused while the disk has fewer bytes free than this.
+        disk_free_bytes_min: u64 = 256 * MIB, "bytes", Some((0, 1 << 60));
+        /// Publishes are taken again once the disk has this many bytes free.
+        disk_free_bytes_resume: u64 = 512 * MIB, "bytes", Some((0, 1 << 60));
+        /// What is kept about messages that are done, for message get and trace.
+        ledger_bytes_max: u64 = 256 * MIB, "bytes", Some((MIB, 1 << 50));
+        /// How long it is kept. 0: only its size limits it.
+        ledger_hours_max: u64 = 168, "hours", Some((0, 87_600));
+
+        /// How long a stopping node waits for deliveries in flight before it closes the connections.
+        shutdown_ms_max: u64 = 10_000, "milliseconds", Some((0, 10 * 60_000));
+    }
+    peer_defaults {
+        /// Most messages in flight to a peer.
+        window_messages, "messages", Some((1, 65_536));
+        /// Most bytes in flight to a peer; a message larger than this travels alone.
+        window_bytes, "bytes", Some((64 * KIB, 256 * MIB));
+        /// How long an ack may take before the message is sent again.
+        ack_timeout_ms, "milliseconds", Some((100, HOUR_MS));
+        /// First wait after a failed connection; it doubles with each further one.
+        backoff_ms_min, "milliseconds", Some((10, HOUR_MS));
+        /// Longest wait between connection attempts.
+        backoff_ms_max, "milliseconds", Some((100, 24 * HOUR_MS));
+        /// Waits after the first, second, … refusal of a message; after the last it is parked. At most 32.
+        retry_schedule_ms, "milliseconds each", Some((0, 7 * 24 * HOUR_MS));
+        /// What is promised about order: sent, strict or none.
+        order, "", None;
+        /// Most messages waiting for a peer; one more is refused. 0: no limit of its own.
+        queue_messages_max, "messages", Some((0, 1 << 48));
+        /// Most bytes waiting for a peer; one more message is refused. 0: no limit of its own.
+        queue_bytes_max, "bytes", Some((0, 1 << 60));
+    }
+}
