@@ -61,6 +61,15 @@ pub struct Publish<'a> {
     pub body: &'a [u8],
 }
 
+impl Publish<'_> {
+    /// The receivers' aliases in the order of the publish.
+    #[inline]
+    pub fn receivers(&self) -> impl ExactSizeIterator<Item = u32> + '_ {
+        let (aliases, _) = self.aliases.as_chunks::<4>();
+        aliases.iter().map(|alias| u32::from_be_bytes(*alias))
+    }
+}
+
 /// `u64 first sequence | u32 count | u128 first id`: the run is durable; ids and sequences ascend
 /// together by one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -30,3 +30,5 @@ pub const ACK_RANGES_MAX: usize = 4_096;
 pub const RETURN_BYTES_MAX: usize = 64 * 1024;
 /// Longest reason in a nack or refusal, in bytes of UTF-8.
 pub const REASON_BYTES_MAX: usize = 1_024;
+/// Longest agent in a hello or welcome, in bytes of printable UTF-8.
+pub const AGENT_BYTES_MAX: usize = 128;

@@ -11,6 +11,7 @@
 //! ```
 
 use crate::limits::HEADERS_BYTES_MAX;
+use bytes::BufMut;
 use core::hash::{BuildHasher, Hasher};
 use core::num::NonZeroU64;
 
@@ -99,23 +100,23 @@ impl<'a> Body<'a> {
 
     /// Appends the body to `out`. The caller has checked the lengths against [`crate::limits`];
     /// longer keys and headers are left out rather than mangled.
-    pub fn encode(&self, out: &mut Vec<u8>) {
+    pub fn encode(&self, out: &mut impl BufMut) {
         let key = self.key.filter(|key| !key.is_empty() && key.len() <= usize::from(u8::MAX));
         let headers = self.headers.filter(|headers| headers.len() <= HEADERS_BYTES_MAX);
         let mut flags = 0;
         flags |= if key.is_some() { body_flags::KEY } else { 0 };
         flags |= if headers.is_some() { body_flags::HEADERS } else { 0 };
         flags |= if self.reply { body_flags::REPLY } else { 0 };
-        out.push(flags);
+        out.put_u8(flags);
         if let Some(key) = key {
-            out.push(key.len() as u8);
-            out.extend_from_slice(key);
+            out.put_u8(key.len() as u8);
+            out.put_slice(key);
         }
         if let Some(headers) = headers {
-            out.extend_from_slice(&(headers.len() as u16).to_be_bytes());
-            out.extend_from_slice(headers);
+            out.put_u16(headers.len() as u16);
+            out.put_slice(headers);
         }
-        out.extend_from_slice(self.payload);
+        out.put_slice(self.payload);
     }
 
     /// What orders this message among others of the same key; `None` without a key.

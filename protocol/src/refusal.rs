@@ -38,7 +38,8 @@ macro_rules! refusals {
 }
 
 refusals! {
-    /// The frame or its fields are not what the protocol says. The connection is closed after it.
+    /// The frame or its fields are not what the protocol says. In a goodbye the connection is closed
+    /// after it; in a refuse frame only that publish was not taken.
     Malformed = 1, "malformed", "send frames as PROTOCOL.md describes them";
     /// A length is over its limit.
     TooLarge = 2, "too_large", "send less, or raise the limit in the node's configuration";
