@@ -41,6 +41,8 @@ pub struct Marks {
     pub restarts: AtomicU64,
     /// The message being handled, 0 for none: what a supervisor blames a panic on.
     pub in_hand: AtomicU64,
+    /// Messages that killed the actor too often: the rebuilt actor parks them.
+    pub condemned: Mutex<Vec<MessageNumber>>,
     /// Set once the peer is removed: aliases that point here are stale.
     pub removed: AtomicBool,
     /// The last snapshot the peer published; `None` before the first.

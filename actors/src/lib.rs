@@ -8,6 +8,7 @@ pub mod link;
 pub mod observe;
 pub mod peer;
 pub mod router;
+pub mod supervise;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

@@ -4,12 +4,16 @@
 //! them and never takes them apart on the way:
 //!
 //! ```text
-//! u8   flags            bit 0: has key, bit 1: has headers, bit 2: a return value is awaited
+//! u8   flags            bit 0: has key, bit 1: has headers, bit 2: a return value is awaited,
+//!                       bit 3: handed over from another peer
+//! u128 original id      only with bit 3, set by a node alone: the id under which the message was
+//!                       first accepted, and under which it is still delivered
 //! u8   key length       only with bit 0; then the key's bytes, 1..=255
 //! u16  headers length   only with bit 1; then a MessagePack map of string to string
 //! …    payload          the rest
 //! ```
 
+use crate::id::MessageId;
 use crate::limits::HEADERS_BYTES_MAX;
 use bytes::BufMut;
 use core::hash::{BuildHasher, Hasher};
@@ -23,13 +27,17 @@ pub mod body_flags {
     pub const HEADERS: u8 = 2;
     /// The producer awaits the receiver's return value.
     pub const REPLY: u8 = 4;
+    /// The original id of a handed-over message follows. Producers may not set it.
+    pub const ORIGINAL_ID: u8 = 8;
     /// Bits this version does not know; they must be zero.
-    pub const UNKNOWN: u8 = !(KEY | HEADERS | REPLY);
+    pub const UNKNOWN: u8 = !(KEY | HEADERS | REPLY | ORIGINAL_ID);
 }
 
 /// A body taken apart, borrowing from the frame or record it came in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Body<'a> {
+    /// The id under which a handed-over message was first accepted.
+    pub original_id: Option<MessageId>,
     /// The ordering key, if there is one.
     pub key: Option<&'a [u8]>,
     /// The encoded header map, if there is one; decode it with [`decode_headers`].
@@ -67,6 +75,11 @@ impl<'a> Body<'a> {
             return Err(BodyError::UnknownFlags(flags));
         }
         let mut body = Body { reply: flags & body_flags::REPLY != 0, ..Body::default() };
+        if flags & body_flags::ORIGINAL_ID != 0 {
+            let (id, after) = rest.split_first_chunk::<16>().ok_or(BodyError::Truncated)?;
+            body.original_id = Some(MessageId(u128::from_be_bytes(*id)));
+            rest = after;
+        }
         if flags & body_flags::KEY != 0 {
             let (&len, after) = rest.split_first().ok_or(BodyError::Truncated)?;
             if len == 0 {
@@ -93,7 +106,8 @@ impl<'a> Body<'a> {
     /// How many bytes [`Body::encode`] appends.
     #[must_use]
     pub fn encoded_len(&self) -> usize {
-        1 + self.key.map_or(0, |key| 1 + key.len())
+        1 + self.original_id.map_or(0, |_| 16)
+            + self.key.map_or(0, |key| 1 + key.len())
             + self.headers.map_or(0, |headers| 2 + headers.len())
             + self.payload.len()
     }
@@ -107,7 +121,11 @@ impl<'a> Body<'a> {
         flags |= if key.is_some() { body_flags::KEY } else { 0 };
         flags |= if headers.is_some() { body_flags::HEADERS } else { 0 };
         flags |= if self.reply { body_flags::REPLY } else { 0 };
+        flags |= if self.original_id.is_some() { body_flags::ORIGINAL_ID } else { 0 };
         out.put_u8(flags);
+        if let Some(id) = self.original_id {
+            out.put_u128(id.0);
+        }
         if let Some(key) = key {
             out.put_u8(key.len() as u8);
             out.put_slice(key);

@@ -66,6 +66,8 @@ pub struct Settled {
     pub outcome: Outcome,
     /// How often it was sent.
     pub attempts: u16,
+    /// Bytes of its body.
+    pub bytes: u32,
 }
 
 /// A message that is set aside for an operator.
@@ -75,6 +77,8 @@ pub struct Parked {
     pub number: MessageNumber,
     /// How often it was sent.
     pub attempts: u16,
+    /// Bytes of its body.
+    pub bytes: u32,
     /// Why, one line.
     pub reason: String,
 }
