@@ -90,8 +90,26 @@ pub enum Outcome {
     Moved = 4,
 }
 
+impl Outcome {
+    /// The outcome with this number, if there is one.
+    #[must_use]
+    pub const fn from_number(number: u8) -> Option<Outcome> {
+        match number {
+            1 => Some(Outcome::Acked),
+            2 => Some(Outcome::Purged),
+            3 => Some(Outcome::Expired),
+            4 => Some(Outcome::Moved),
+            _ => None,
+        }
+    }
+}
+
 /// Messages of one peer that are done. Everything of the peer up to and including `floor` is then
 /// settled or parked; `above` lists what else is, out of order.
+///
+/// As bytes, big endian, numbers as LEB128 varints where it says so:
+/// `u32 peer | u64 at ms | u8 outcome | u32 moved to | u64 floor | u32 above count | u32 detail count |
+/// varint (number, minus the one before) × above | (varint number, u16 attempts, u32 length, value) × detail`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettleRecord {
     /// Whose messages.
@@ -104,7 +122,8 @@ pub struct SettleRecord {
     pub moved_to: PeerId,
     /// Nothing of this peer at or below this number is open any more.
     pub floor: MessageNumber,
-    /// Numbers above the floor that this record settles, ascending.
+    /// Numbers above the floor that this record settles, ascending; and parked ones that it settles,
+    /// wherever they lie.
     pub above: Vec<MessageNumber>,
     /// Messages that took more than one attempt, or brought a return value back.
     pub details: Vec<SettleDetail>,
@@ -122,6 +141,8 @@ pub struct SettleDetail {
 }
 
 /// A message of one peer that is set aside for an operator. It stays stored.
+///
+/// As bytes, big endian: `u32 peer | u64 number | u64 at ms | u16 attempts | reason`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParkRecord {
     /// Whose message.
@@ -134,4 +155,207 @@ pub struct ParkRecord {
     pub attempts: u16,
     /// Why, at most [`crate::limits::REASON_BYTES_MAX`].
     pub reason: String,
+}
+
+impl SettleRecord {
+    /// Appends the record's bytes to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.peer.0.to_be_bytes());
+        out.extend_from_slice(&self.at_ms.to_be_bytes());
+        out.push(self.outcome as u8);
+        out.extend_from_slice(&self.moved_to.0.to_be_bytes());
+        out.extend_from_slice(&self.floor.to_be_bytes());
+        out.extend_from_slice(&(self.above.len() as u32).to_be_bytes());
+        out.extend_from_slice(&(self.details.len() as u32).to_be_bytes());
+        let mut before = 0;
+        for number in &self.above {
+            put_varint(out, number.wrapping_sub(before));
+            before = *number;
+        }
+        for detail in &self.details {
+            put_varint(out, detail.number);
+            out.extend_from_slice(&detail.attempts.to_be_bytes());
+            out.extend_from_slice(&(detail.value.len() as u32).to_be_bytes());
+            out.extend_from_slice(&detail.value);
+        }
+    }
+
+    /// Reads what [`SettleRecord::encode`] wrote; `None` when the bytes are not that. Allocates no
+    /// more than a small multiple of `bytes`.
+    #[must_use]
+    pub fn parse(bytes: &[u8]) -> Option<SettleRecord> {
+        let mut rest = bytes;
+        let peer = PeerId(take_u32(&mut rest)?);
+        let at_ms = take_u64(&mut rest)?;
+        let (&outcome, after) = rest.split_first()?;
+        rest = after;
+        let moved_to = PeerId(take_u32(&mut rest)?);
+        let floor = take_u64(&mut rest)?;
+        let above_count = take_u32(&mut rest)? as usize;
+        let detail_count = take_u32(&mut rest)? as usize;
+        if above_count > rest.len() || detail_count > rest.len() / DETAIL_BYTES_MIN {
+            return None;
+        }
+        let mut above = Vec::with_capacity(above_count);
+        let mut before = 0u64;
+        for _ in 0..above_count {
+            before = before.checked_add(take_varint(&mut rest)?)?;
+            above.push(before);
+        }
+        let mut details = Vec::with_capacity(detail_count);
+        for _ in 0..detail_count {
+            let number = take_varint(&mut rest)?;
+            let (attempts, after) = rest.split_first_chunk::<2>()?;
+            rest = after;
+            let len = take_u32(&mut rest)? as usize;
+            let (value, after) = rest.split_at_checked(len)?;
+            rest = after;
+            let attempts = u16::from_be_bytes(*attempts);
+            details.push(SettleDetail { number, attempts, value: value.to_vec() });
+        }
+        let outcome = Outcome::from_number(outcome)?;
+        rest.is_empty().then_some(SettleRecord {
+            peer,
+            at_ms,
+            outcome,
+            moved_to,
+            floor,
+            above,
+            details,
+        })
+    }
+}
+
+/// Bytes of the shortest detail: a number, attempts, an empty value.
+const DETAIL_BYTES_MIN: usize = 1 + 2 + 4;
+
+impl ParkRecord {
+    /// Appends the record's bytes to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.peer.0.to_be_bytes());
+        out.extend_from_slice(&self.number.to_be_bytes());
+        out.extend_from_slice(&self.at_ms.to_be_bytes());
+        out.extend_from_slice(&self.attempts.to_be_bytes());
+        out.extend_from_slice(self.reason.as_bytes());
+    }
+
+    /// Reads what [`ParkRecord::encode`] wrote; `None` when the bytes are not that.
+    #[must_use]
+    pub fn parse(bytes: &[u8]) -> Option<ParkRecord> {
+        let mut rest = bytes;
+        let peer = PeerId(take_u32(&mut rest)?);
+        let number = take_u64(&mut rest)?;
+        let at_ms = take_u64(&mut rest)?;
+        let (attempts, reason) = rest.split_first_chunk::<2>()?;
+        let attempts = u16::from_be_bytes(*attempts);
+        let reason = core::str::from_utf8(reason).ok()?.to_owned();
+        Some(ParkRecord { peer, number, at_ms, attempts, reason })
+    }
+}
+
+fn take_u32(rest: &mut &[u8]) -> Option<u32> {
+    let (head, after) = rest.split_first_chunk::<4>()?;
+    *rest = after;
+    Some(u32::from_be_bytes(*head))
+}
+
+fn take_u64(rest: &mut &[u8]) -> Option<u64> {
+    let (head, after) = rest.split_first_chunk::<8>()?;
+    *rest = after;
+    Some(u64::from_be_bytes(*head))
+}
+
+/// Appends `value` as a LEB128 varint: seven bits a byte, the lowest first.
+pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// Takes a LEB128 varint off the front of `rest`; `None` when it ends early or is over 64 bits.
+pub fn take_varint(rest: &mut &[u8]) -> Option<u64> {
+    let mut value = 0u64;
+    for place in 0..10 {
+        let (&byte, after) = rest.split_first()?;
+        *rest = after;
+        let bits = u64::from(byte & 0x7f);
+        if place == 9 && bits > 1 {
+            return None;
+        }
+        value |= bits << (7 * place);
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settle() -> SettleRecord {
+        SettleRecord {
+            peer: PeerId(7),
+            at_ms: 1_700_000_000_123,
+            outcome: Outcome::Moved,
+            moved_to: PeerId(9),
+            floor: 1 << 40,
+            above: vec![3, (1 << 40) + 1, (1 << 40) + 300, u64::MAX],
+            details: vec![SettleDetail { number: 300, attempts: 3, value: b"yes".to_vec() }],
+        }
+    }
+
+    #[test]
+    fn a_settle_reads_as_it_was_written_and_no_prefix_of_it_does() {
+        let mut bytes = Vec::new();
+        settle().encode(&mut bytes);
+        assert_eq!(SettleRecord::parse(&bytes), Some(settle()));
+        for len in 0..bytes.len() {
+            assert_eq!(SettleRecord::parse(&bytes[..len]), None, "of {len} bytes");
+        }
+        bytes.push(0);
+        assert_eq!(SettleRecord::parse(&bytes), None);
+    }
+
+    #[test]
+    fn a_count_beyond_the_bytes_is_refused_before_it_is_allocated() {
+        let mut bytes = Vec::new();
+        settle().encode(&mut bytes);
+        bytes[25..29].copy_from_slice(&u32::MAX.to_be_bytes());
+        assert_eq!(SettleRecord::parse(&bytes), None);
+    }
+
+    #[test]
+    fn a_park_reads_as_it_was_written() {
+        let park = ParkRecord {
+            peer: PeerId(7),
+            number: 1 << 47,
+            at_ms: 5,
+            attempts: 400,
+            reason: "it says no".to_owned(),
+        };
+        let mut bytes = Vec::new();
+        park.encode(&mut bytes);
+        assert_eq!(ParkRecord::parse(&bytes), Some(park));
+        assert_eq!(ParkRecord::parse(&bytes[..21]), None);
+        bytes[22] = 0xff;
+        assert_eq!(ParkRecord::parse(&bytes), None, "a reason is UTF-8");
+    }
+
+    #[test]
+    fn a_varint_of_more_than_64_bits_is_refused() {
+        for value in [0, 127, 128, u64::from(u32::MAX), u64::MAX] {
+            let mut bytes = Vec::new();
+            put_varint(&mut bytes, value);
+            assert_eq!(take_varint(&mut &bytes[..]), Some(value));
+        }
+        assert_eq!(take_varint(&mut &[0xffu8; 9][..]), None);
+        assert_eq!(
+            take_varint(&mut &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2][..]),
+            None
+        );
+    }
 }
