@@ -5,6 +5,9 @@
 //! from there to the receivers, with room for the journal's header in front of each record.
 
 use crate::id::{MessageNumber, PeerId};
+use crate::message::Body;
+use crate::refusal::cut_reason;
+use bytes::{BufMut, BytesMut};
 
 /// Bytes left free before each record body for the journal's own header.
 pub const RECORD_HEADER_BYTES: usize = 24;
@@ -27,6 +30,75 @@ pub enum RecordKind {
     Close = 6,
     /// Reserved for clusters: a message stored in another partition.
     Reference = 7,
+}
+
+impl RecordKind {
+    /// The kind with this number, if there is one.
+    #[must_use]
+    pub const fn from_number(number: u8) -> Option<RecordKind> {
+        match number {
+            1 => Some(RecordKind::Message),
+            2 => Some(RecordKind::Settle),
+            3 => Some(RecordKind::Park),
+            4 => Some(RecordKind::Admin),
+            5 => Some(RecordKind::Epoch),
+            6 => Some(RecordKind::Close),
+            7 => Some(RecordKind::Reference),
+            _ => None,
+        }
+    }
+}
+
+/// Where a record lies in the buffer it was appended to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Offset of the header room; the body begins [`RECORD_HEADER_BYTES`] later.
+    pub offset: usize,
+    /// Bytes of the body.
+    pub body_bytes: usize,
+    /// Where the payload begins within the body; the body's end if it has none.
+    pub payload_at: usize,
+}
+
+/// Appends header room and a record body as it is: for admin records.
+pub fn put_record(out: &mut BytesMut, body: &[u8]) -> Placed {
+    let offset = out.len();
+    out.reserve(RECORD_HEADER_BYTES + body.len());
+    out.put_slice(&[0; RECORD_HEADER_BYTES]);
+    out.put_slice(body);
+    Placed { offset, body_bytes: body.len(), payload_at: body.len() }
+}
+
+/// Appends header room and a message record with one reservation; called once a message.
+///
+/// `peers` are at most [`crate::limits::RECEIVERS_MAX`], as the codec saw to.
+#[inline]
+pub fn put_message_record(
+    out: &mut BytesMut,
+    accepted_ms: u64,
+    producer: u32,
+    sequence: u64,
+    peers: &[PeerId],
+    body: &[u8],
+) -> Placed {
+    debug_assert!(peers.len() <= crate::limits::RECEIVERS_MAX);
+    let offset = out.len();
+    let body_at = MESSAGE_FIXED_BYTES + 4 * peers.len();
+    let payload_bytes = Body::parse(body).map_or(0, |parts| parts.payload.len());
+    out.reserve(RECORD_HEADER_BYTES + body_at + body.len());
+    let mut fixed = [0; RECORD_HEADER_BYTES + MESSAGE_FIXED_BYTES];
+    let fields = &mut fixed[RECORD_HEADER_BYTES..];
+    fields[0..8].copy_from_slice(&accepted_ms.to_be_bytes());
+    fields[8..12].copy_from_slice(&producer.to_be_bytes());
+    fields[12..20].copy_from_slice(&sequence.to_be_bytes());
+    fields[20..22].copy_from_slice(&(peers.len() as u16).to_be_bytes());
+    out.put_slice(&fixed);
+    for peer in peers {
+        out.put_u32(peer.0);
+    }
+    out.put_slice(body);
+    let body_bytes = body_at + body.len();
+    Placed { offset, body_bytes, payload_at: body_bytes - payload_bytes }
 }
 
 /// The fixed part of a message record's body, before its receivers and the message body:
@@ -236,7 +308,7 @@ impl ParkRecord {
         out.extend_from_slice(&self.number.to_be_bytes());
         out.extend_from_slice(&self.at_ms.to_be_bytes());
         out.extend_from_slice(&self.attempts.to_be_bytes());
-        out.extend_from_slice(self.reason.as_bytes());
+        out.extend_from_slice(cut_reason(&self.reason).as_bytes());
     }
 
     /// Reads what [`ParkRecord::encode`] wrote; `None` when the bytes are not that.
@@ -293,69 +365,4 @@ pub fn take_varint(rest: &mut &[u8]) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn settle() -> SettleRecord {
-        SettleRecord {
-            peer: PeerId(7),
-            at_ms: 1_700_000_000_123,
-            outcome: Outcome::Moved,
-            moved_to: PeerId(9),
-            floor: 1 << 40,
-            above: vec![3, (1 << 40) + 1, (1 << 40) + 300, u64::MAX],
-            details: vec![SettleDetail { number: 300, attempts: 3, value: b"yes".to_vec() }],
-        }
-    }
-
-    #[test]
-    fn a_settle_reads_as_it_was_written_and_no_prefix_of_it_does() {
-        let mut bytes = Vec::new();
-        settle().encode(&mut bytes);
-        assert_eq!(SettleRecord::parse(&bytes), Some(settle()));
-        for len in 0..bytes.len() {
-            assert_eq!(SettleRecord::parse(&bytes[..len]), None, "of {len} bytes");
-        }
-        bytes.push(0);
-        assert_eq!(SettleRecord::parse(&bytes), None);
-    }
-
-    #[test]
-    fn a_count_beyond_the_bytes_is_refused_before_it_is_allocated() {
-        let mut bytes = Vec::new();
-        settle().encode(&mut bytes);
-        bytes[25..29].copy_from_slice(&u32::MAX.to_be_bytes());
-        assert_eq!(SettleRecord::parse(&bytes), None);
-    }
-
-    #[test]
-    fn a_park_reads_as_it_was_written() {
-        let park = ParkRecord {
-            peer: PeerId(7),
-            number: 1 << 47,
-            at_ms: 5,
-            attempts: 400,
-            reason: "it says no".to_owned(),
-        };
-        let mut bytes = Vec::new();
-        park.encode(&mut bytes);
-        assert_eq!(ParkRecord::parse(&bytes), Some(park));
-        assert_eq!(ParkRecord::parse(&bytes[..21]), None);
-        bytes[22] = 0xff;
-        assert_eq!(ParkRecord::parse(&bytes), None, "a reason is UTF-8");
-    }
-
-    #[test]
-    fn a_varint_of_more_than_64_bits_is_refused() {
-        for value in [0, 127, 128, u64::from(u32::MAX), u64::MAX] {
-            let mut bytes = Vec::new();
-            put_varint(&mut bytes, value);
-            assert_eq!(take_varint(&mut &bytes[..]), Some(value));
-        }
-        assert_eq!(take_varint(&mut &[0xffu8; 9][..]), None);
-        assert_eq!(
-            take_varint(&mut &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2][..]),
-            None
-        );
-    }
-}
+mod tests;

@@ -1,6 +1,7 @@
 //! The one list of reasons for which a node says no. The number goes over the wire, the word into
 //! logs and JSON; neither ever changes its meaning.
 
+use crate::limits::REASON_BYTES_MAX;
 use core::fmt;
 use serde::{Deserialize, Serialize};
 
@@ -138,4 +139,10 @@ impl Refusal {
     pub fn new(code: Code, detail: impl Into<String>) -> Refusal {
         Refusal { code, detail: detail.into() }
     }
+}
+
+/// A reason or detail cut to [`REASON_BYTES_MAX`] at a character's boundary.
+#[must_use]
+pub fn cut_reason(text: &str) -> &str {
+    &text[..text.floor_char_boundary(REASON_BYTES_MAX)]
 }

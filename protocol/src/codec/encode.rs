@@ -10,10 +10,9 @@ use crate::frame::{
     Ack, AckValue, Confirm, DELIVER_FIXED_BYTES, Deliver, Frame, Grant, HEADER_BYTES, Nack,
     PUBLISH_FIXED_BYTES, Publish, Refuse, Reply, TagRange, kind,
 };
-use crate::limits::{
-    ACK_RANGES_MAX, CONTROL_BYTES_MAX, REASON_BYTES_MAX, RECEIVERS_MAX, RETURN_BYTES_MAX,
-};
+use crate::limits::{ACK_RANGES_MAX, CONTROL_BYTES_MAX, RECEIVERS_MAX, RETURN_BYTES_MAX};
 use crate::message::Body;
+use crate::refusal::cut_reason;
 use bytes::{BufMut, BytesMut};
 
 /// A stack buffer filled from the front.
@@ -99,10 +98,10 @@ pub fn put_confirm(out: &mut BytesMut, confirm: &Confirm) {
         .put(out, 0);
 }
 
-/// Appends a refusal. The detail is cut to [`REASON_BYTES_MAX`] at a character's boundary.
+/// Appends a refusal. The detail is cut to [`crate::limits::REASON_BYTES_MAX`] at a character's boundary.
 pub fn put_refuse(out: &mut BytesMut, refuse: &Refuse) {
     let receivers = &refuse.receivers[..refuse.receivers.len().min(RECEIVERS_MAX)];
-    let detail = cut(&refuse.detail);
+    let detail = cut_reason(&refuse.detail);
     let variable = 6 * receivers.len() + detail.len();
     // At most RECEIVERS_MAX, which fits.
     let count = receivers.len() as u16;
@@ -165,9 +164,9 @@ pub fn put_ack_value(out: &mut BytesMut, ack: &AckValue<'_>) -> Result<(), Frame
     Ok(())
 }
 
-/// Appends a nack. The reason is cut to [`REASON_BYTES_MAX`] at a character's boundary.
+/// Appends a nack. The reason is cut to [`crate::limits::REASON_BYTES_MAX`] at a character's boundary.
 pub fn put_nack(out: &mut BytesMut, nack: &Nack<'_>) {
-    let reason = cut(nack.reason);
+    let reason = cut_reason(nack.reason);
     Fixed::<{ HEADER_BYTES + 17 }>::new(kind::NACK, reason.len())
         .with(nack.slot.to_be_bytes())
         .with(nack.tag.to_be_bytes())
@@ -234,10 +233,6 @@ fn check(kind: u8, bytes: usize, bytes_max: usize) -> Result<(), FrameError> {
         return Err(FrameError::TooLong { kind, bytes, bytes_max });
     }
     Ok(())
-}
-
-fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(REASON_BYTES_MAX)]
 }
 
 const _: () = assert!(RECEIVERS_MAX <= u16::MAX as usize);

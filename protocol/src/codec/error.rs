@@ -134,6 +134,9 @@ pub enum PublishFault {
     /// The body section is not one.
     #[error(transparent)]
     Body(BodyError),
+    /// An original id, which only a node sets when it hands a message over.
+    #[error("the body claims an original id; producers leave that flag out")]
+    OriginalId,
     /// No receiver is named.
     #[error("the publish names no receiver, expected 1 to {RECEIVERS_MAX}")]
     NoReceiver,
@@ -153,7 +156,8 @@ impl PublishFault {
             PublishFault::UnknownFlags(_) | PublishFault::Body(BodyError::UnknownFlags(_)) => {
                 Code::Unsupported
             }
-            PublishFault::Body(BodyError::Truncated | BodyError::EmptyKey) => Code::Malformed,
+            PublishFault::Body(BodyError::Truncated | BodyError::EmptyKey)
+            | PublishFault::OriginalId => Code::Malformed,
             PublishFault::NoReceiver => Code::NoReceiver,
         }
     }

@@ -49,8 +49,8 @@ use smallvec::SmallVec;
 const LENGTH_BYTES: usize = 4;
 /// Bytes of the type, which the length word counts.
 const KIND_BYTES: usize = HEADER_BYTES - LENGTH_BYTES;
-/// The most a body has in front of its payload: flags, key and headers with their lengths.
-const BODY_HEAD_BYTES_MAX: usize = 1 + 1 + KEY_BYTES_MAX + 2 + HEADERS_BYTES_MAX;
+/// The most a body has in front of its payload: flags, original id, key and headers with their lengths.
+const BODY_HEAD_BYTES_MAX: usize = 1 + 16 + 1 + KEY_BYTES_MAX + 2 + HEADERS_BYTES_MAX;
 
 /// What a reader takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -263,6 +263,7 @@ fn next_publish<'a>(buf: &'a [u8], length: usize, limits: &Limits) -> Result<Nex
         Ok(parts) if parts.payload.len() > limits.payload_bytes_max => {
             refused(too_large(parts.payload.len(), limits))
         }
+        Ok(parts) if parts.original_id.is_some() => refused(PublishFault::OriginalId),
         Ok(_) => {
             let frame = Frame::Publish(Publish { flags, sequence, aliases, body });
             Ok(Next::Frame { frame, consumed: frame_bytes })
