@@ -44,3 +44,49 @@ impl core::ops::Add<Duration> for Time {
 )]
 #[serde(transparent)]
 pub struct WallMillis(pub u64);
+
+/// In the proleptic Gregorian calendar and UTC, as RFC 3339 writes it: `2026-11-23T23:14:05.123Z`.
+impl core::fmt::Display for WallMillis {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let (seconds, ms) = (self.0 / 1_000, self.0 % 1_000);
+        let (day, second) = (seconds / 86_400, seconds % 86_400);
+        let (year, month, day) = civil(day);
+        let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
+    }
+}
+
+/// Year, month and day of a day since the epoch. Counts from 1 March of year 0, so that leap days
+/// end years, in eras of 400 years, which all have 146,097 days.
+fn civil(days_since_epoch: u64) -> (u64, u64, u64) {
+    const DAYS_FROM_0000_03_01: u64 = 719_468;
+    let days = days_since_epoch + DAYS_FROM_0000_03_01;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::WallMillis;
+
+    #[test]
+    fn wall_time_prints_as_the_calendar_says() {
+        for (ms, text) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+            (951_868_799_999, "2000-02-29T23:59:59.999Z"),
+            (951_868_800_000, "2000-03-01T00:00:00.000Z"),
+            (4_107_542_399_000, "2100-02-28T23:59:59.000Z"),
+            (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
+            (1_763_939_645_123, "2025-11-23T23:14:05.123Z"),
+        ] {
+            assert_eq!(WallMillis(ms).to_string(), text);
+        }
+    }
+}
