@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod clock;
 pub mod directory;
+pub mod events;
 pub mod journal;
 pub mod link;
 pub mod observe;
