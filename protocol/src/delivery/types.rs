@@ -75,6 +75,8 @@ pub struct Settled {
 pub struct Parked {
     /// Which.
     pub number: MessageNumber,
+    /// When it was accepted, 0 if the core never held it; with the number it makes the id.
+    pub accepted_ms: u64,
     /// How often it was sent.
     pub attempts: u16,
     /// Bytes of its body.
@@ -132,6 +134,8 @@ pub enum Report {
         messages: u32,
         /// The first of them.
         first: MessageNumber,
+        /// When that one was accepted; with the number it makes the id.
+        accepted_ms: u64,
         /// How many times in a row without progress.
         in_a_row: u32,
     },
@@ -139,6 +143,8 @@ pub enum Report {
     Refused {
         /// Which.
         number: MessageNumber,
+        /// When it was accepted; with the number it makes the id.
+        accepted_ms: u64,
         /// Sent this often.
         attempts: u16,
         /// When it is tried again.
