@@ -1,5 +1,7 @@
 //! Peers as operators describe them, and the commands that change them.
 
+pub mod bounds;
+
 use crate::id::PeerId;
 use crate::name::Name;
 use serde::{Deserialize, Serialize};

@@ -15,5 +15,7 @@ pub mod message;
 pub mod name;
 pub mod record;
 pub mod refusal;
+pub mod registry;
+pub mod state;
 pub mod status;
 pub mod time;

@@ -1,0 +1,461 @@
+//! The peers of a node: a state machine of commands, events and nothing else.
+//!
+//! ```text
+//! command ─check─► event ─journal─► durable ─apply─► the peers ─► answer
+//!                                      │
+//!                           boot: snapshot + replay ─apply─►  the same peers
+//! ```
+//!
+//! [`Registry::check`] judges a command against the present state and changes nothing; the event it
+//! returns holds the outcome whole (all settings, the new version), so that replaying it in a later
+//! release with other defaults gives the same peers. [`Registry::apply`] is the only way state changes.
+//!
+//! An id is given once and never again, also when its peer has gone: messages are stored under it. A
+//! removed peer is remembered as `name#id` together with what is to become of its messages; purging
+//! and handing over take time, so they are marked done by an event of their own, and what a restart
+//! finds undone it goes on with. A peer added under an old name is a new peer.
+
+use crate::admin::{AdminCommand, AdminDone, PeerPatch, PeerSettings, PeerUrl, Waiting};
+use crate::id::PeerId;
+use crate::name::Name;
+use crate::refusal::{Code, Refusal};
+use crate::state::StateError;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Most peers of a node unless configured otherwise; as many removed ones are remembered.
+pub const PEERS_MAX_DEFAULT: usize = 100_000;
+
+/// A receiver as the node knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its durable identity.
+    pub id: PeerId,
+    /// Its name, unique among the peers that are there.
+    pub name: Name,
+    /// Ascends by one with every change; 1 at first.
+    pub version: u64,
+    /// Whether an operator holds it.
+    pub paused: bool,
+    /// Where it is reached.
+    pub url: PeerUrl,
+    /// How it is served.
+    pub settings: PeerSettings,
+}
+
+/// A peer that has been removed, addressable as `name#id`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    /// Its record as it was; the version is that of the removal.
+    pub peer: Peer,
+    /// What is to become of the messages that waited for it.
+    pub disposition: Disposition,
+}
+
+impl Removed {
+    /// `name#id`.
+    #[must_use]
+    pub fn label(&self) -> String {
+        format!("{}#{}", self.peer.name, self.peer.id.0)
+    }
+}
+
+/// What is to become of a removed peer's messages, and whether it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Disposition {
+    /// They stay stored under `name#id`. Nothing to do.
+    Park,
+    /// They are deleted, each with a ledger record.
+    Purge {
+        /// Whether all have been.
+        done: bool,
+    },
+    /// They go to another peer.
+    HandTo {
+        /// Which; it may have been removed since, see [`Registry::destination`].
+        to: PeerId,
+        /// Whether all have gone.
+        done: bool,
+    },
+}
+
+impl Disposition {
+    /// Whether nothing is left to do.
+    #[must_use]
+    pub const fn is_done(self) -> bool {
+        match self {
+            Disposition::Park => true,
+            Disposition::Purge { done } | Disposition::HandTo { done, .. } => done,
+        }
+    }
+}
+
+/// Where messages of a removed peer go now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// To this peer, which is there.
+    Peer(PeerId),
+    /// Nowhere: they stay parked.
+    Park,
+    /// Nowhere: they are deleted.
+    Purge,
+}
+
+/// A change of the registry, as journaled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AdminEvent {
+    /// A peer is new.
+    PeerAdded(Peer),
+    /// A peer is as this record says: its settings, address, pause and version.
+    PeerChanged(Peer),
+    /// A peer is gone.
+    PeerRemoved {
+        /// Which.
+        id: PeerId,
+        /// Its last version.
+        version: u64,
+        /// What is to become of its messages.
+        disposition: Disposition,
+    },
+    /// What was to become of a removed peer's messages has.
+    DispositionDone {
+        /// Which.
+        id: PeerId,
+    },
+    /// Nothing of a removed peer is stored any more; its name and id are forgotten.
+    PeerForgotten {
+        /// Which.
+        id: PeerId,
+    },
+}
+
+/// A peer that is there or was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found<'a> {
+    /// It is there.
+    Present(&'a Peer),
+    /// It has been removed.
+    Removed(&'a Removed),
+}
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registry {
+    peers_max: usize,
+    durable: Snapshot,
+    /// Of the peers that are there; follows from `durable`.
+    by_name: BTreeMap<Name, PeerId>,
+}
+
+/// The part of a registry that a checkpoint holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Snapshot {
+    /// The highest id ever given.
+    last_id: u32,
+    peers: BTreeMap<PeerId, Peer>,
+    removed: BTreeMap<PeerId, Removed>,
+}
+
+impl Default for Registry {
+    fn default() -> Registry {
+        Registry::new(PEERS_MAX_DEFAULT)
+    }
+}
+
+impl Registry {
+    /// A registry without peers that takes up to `peers_max`.
+    #[must_use]
+    pub fn new(peers_max: usize) -> Registry {
+        Registry { peers_max, durable: Snapshot::default(), by_name: BTreeMap::new() }
+    }
+
+    /// Judges a command. `waiting` tells how many messages wait for a peer, those accepted and not
+    /// yet durable included; it is asked for removals only.
+    ///
+    /// Adding a peer on attach is an ordinary [`AdminCommand::PeerAdd`].
+    ///
+    /// # Errors
+    /// The command cannot be carried out as things are; nothing has changed.
+    pub fn check(
+        &self,
+        command: &AdminCommand,
+        waiting: impl Fn(PeerId) -> u64,
+    ) -> Result<AdminEvent, Refusal> {
+        match command {
+            AdminCommand::PeerAdd { name, url, settings } => self.check_add(name, url, settings),
+            AdminCommand::PeerSet { name, if_version, url, settings } => {
+                let peer = self.expect(name, *if_version)?;
+                let changed = Peer {
+                    url: url.as_ref().unwrap_or(&peer.url).clone(),
+                    settings: settings.applied_to(&peer.settings),
+                    ..next_version(peer)
+                };
+                check_url(&changed.url)?;
+                changed.settings.check()?;
+                Ok(AdminEvent::PeerChanged(changed))
+            }
+            AdminCommand::PeerPause { name, if_version } => {
+                let peer = self.expect(name, *if_version)?;
+                Ok(AdminEvent::PeerChanged(Peer { paused: true, ..next_version(peer) }))
+            }
+            AdminCommand::PeerResume { name, if_version } => {
+                let peer = self.expect(name, *if_version)?;
+                Ok(AdminEvent::PeerChanged(Peer { paused: false, ..next_version(peer) }))
+            }
+            AdminCommand::PeerRemove { name, if_version, waiting: wish } => {
+                let peer = self.expect(name, *if_version)?;
+                self.check_remove(peer, wish.as_ref(), waiting(peer.id))
+            }
+        }
+    }
+
+    fn check_add(
+        &self,
+        name: &Name,
+        url: &PeerUrl,
+        settings: &PeerPatch,
+    ) -> Result<AdminEvent, Refusal> {
+        if let Some(peer) = self.named(name.as_str()) {
+            let detail = format!("a peer '{name}' exists, at {}", peer.url);
+            return Err(Refusal::new(Code::NameTaken, detail));
+        }
+        if self.durable.peers.len() >= self.peers_max {
+            let detail = format!("there are {} peers, which is the limit", self.peers_max);
+            return Err(Refusal::new(Code::LimitReached, detail));
+        }
+        let id = self.durable.last_id.checked_add(1).map(PeerId).ok_or_else(|| {
+            Refusal::new(Code::LimitReached, "all 4,294,967,295 peer ids have been given")
+        })?;
+        check_url(url)?;
+        let settings = settings.applied_to(&PeerSettings::default());
+        settings.check()?;
+        let (name, url) = (name.clone(), url.clone());
+        Ok(AdminEvent::PeerAdded(Peer { id, name, version: 1, paused: false, url, settings }))
+    }
+
+    fn check_remove(
+        &self,
+        peer: &Peer,
+        wish: Option<&Waiting>,
+        waiting: u64,
+    ) -> Result<AdminEvent, Refusal> {
+        if self.durable.removed.len() >= self.peers_max {
+            let detail = format!(
+                "{} removed peers are remembered, which is the limit; purge what is parked for some",
+                self.peers_max
+            );
+            return Err(Refusal::new(Code::LimitReached, detail));
+        }
+        let disposition = match wish {
+            None if waiting > 0 => {
+                let detail = format!("{waiting} messages wait for peer '{}'", peer.name);
+                return Err(Refusal::new(Code::MessagesWaiting, detail));
+            }
+            None | Some(Waiting::Park) => Disposition::Park,
+            Some(Waiting::Purge) => Disposition::Purge { done: waiting == 0 },
+            Some(Waiting::HandTo(name)) => {
+                let to = self.expect(name, None)?.id;
+                if to == peer.id {
+                    let detail = format!("peer '{name}' cannot be handed its own messages");
+                    return Err(Refusal::new(Code::BadSetting, detail));
+                }
+                Disposition::HandTo { to, done: waiting == 0 }
+            }
+        };
+        Ok(AdminEvent::PeerRemoved { id: peer.id, version: peer.version + 1, disposition })
+    }
+
+    fn expect(&self, name: &Name, if_version: Option<u64>) -> Result<&Peer, Refusal> {
+        let peer = self
+            .named(name.as_str())
+            .ok_or_else(|| Refusal::new(Code::NotFound, format!("there is no peer '{name}'")))?;
+        match if_version {
+            Some(version) if version != peer.version => {
+                let now = peer.version;
+                let detail = format!("peer '{name}' is at version {now}, expected {version}");
+                Err(Refusal::new(Code::VersionConflict, detail))
+            }
+            _ => Ok(peer),
+        }
+    }
+
+    /// Carries an event out. The answer's `messages` is 0: only the shell knows how many waited.
+    ///
+    /// # Errors
+    /// The event does not follow from this state; nothing has changed. After a [`Registry::check`] on
+    /// the same state that cannot happen; in a replay it means that the journal is not this node's.
+    pub fn apply(&mut self, event: &AdminEvent) -> Result<AdminDone, StateError> {
+        let out_of_order = |id: PeerId| StateError::OutOfOrder { peer: id };
+        let state = &mut self.durable;
+        let (id, version) = match event {
+            AdminEvent::PeerAdded(peer) => {
+                if peer.id.0 <= state.last_id || self.by_name.contains_key(&peer.name) {
+                    return Err(out_of_order(peer.id));
+                }
+                state.last_id = peer.id.0;
+                self.by_name.insert(peer.name.clone(), peer.id);
+                state.peers.insert(peer.id, peer.clone());
+                (peer.id, peer.version)
+            }
+            AdminEvent::PeerChanged(changed) => {
+                let peer = state
+                    .peers
+                    .get_mut(&changed.id)
+                    .filter(|peer| peer.name == changed.name && peer.version < changed.version)
+                    .ok_or_else(|| out_of_order(changed.id))?;
+                peer.clone_from(changed);
+                (changed.id, changed.version)
+            }
+            AdminEvent::PeerRemoved { id, version, disposition } => {
+                let mut peer = state.peers.remove(id).ok_or_else(|| out_of_order(*id))?;
+                self.by_name.remove(&peer.name);
+                peer.version = *version;
+                state.removed.insert(*id, Removed { peer, disposition: *disposition });
+                (*id, *version)
+            }
+            AdminEvent::DispositionDone { id } => {
+                let removed = state.removed.get_mut(id).ok_or_else(|| out_of_order(*id))?;
+                match &mut removed.disposition {
+                    Disposition::Park => {}
+                    Disposition::Purge { done } | Disposition::HandTo { done, .. } => *done = true,
+                }
+                (*id, removed.peer.version)
+            }
+            AdminEvent::PeerForgotten { id } => {
+                let removed = state.removed.remove(id).ok_or_else(|| out_of_order(*id))?;
+                (*id, removed.peer.version)
+            }
+        };
+        Ok(AdminDone { id, version, messages: 0 })
+    }
+
+    /// The peer of this name, if it is there.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<&Peer> {
+        self.get(*self.by_name.get(name)?)
+    }
+
+    /// The peer with this id, if it is there.
+    #[must_use]
+    pub fn get(&self, id: PeerId) -> Option<&Peer> {
+        self.durable.peers.get(&id)
+    }
+
+    /// The removed peer with this id, if it is remembered.
+    #[must_use]
+    pub fn removed(&self, id: PeerId) -> Option<&Removed> {
+        self.durable.removed.get(&id)
+    }
+
+    /// The peer a person names: `name`, or `name#id` for a removed one.
+    #[must_use]
+    pub fn find(&self, text: &str) -> Option<Found<'_>> {
+        let Some((name, id)) = text.split_once('#') else {
+            return self.named(text).map(Found::Present);
+        };
+        let removed = self.removed(PeerId(id.parse().ok()?))?;
+        (removed.peer.name.as_str() == name).then_some(Found::Removed(removed))
+    }
+
+    /// What to call this peer in an answer: its name, `name#id` once removed, `#id` once forgotten.
+    #[must_use]
+    pub fn label(&self, id: PeerId) -> String {
+        match (self.get(id), self.removed(id)) {
+            (Some(peer), _) => peer.name.to_string(),
+            (None, Some(removed)) => removed.label(),
+            (None, None) => format!("#{}", id.0),
+        }
+    }
+
+    /// The peers that are there, by id.
+    pub fn peers(&self) -> impl ExactSizeIterator<Item = &Peer> {
+        self.durable.peers.values()
+    }
+
+    /// The removed peers, by id.
+    pub fn removed_peers(&self) -> impl ExactSizeIterator<Item = &Removed> {
+        self.durable.removed.values()
+    }
+
+    /// Removed peers whose messages have still to be purged or handed over: what a boot goes on with.
+    pub fn unfinished(&self) -> impl Iterator<Item = &Removed> {
+        self.removed_peers().filter(|removed| !removed.disposition.is_done())
+    }
+
+    /// Where messages of a removed peer go at this moment; `None` for one that is not removed.
+    ///
+    /// A peer they were to be handed to may have been removed since: then they share the fate of its
+    /// own messages. This ends because a peer is handed only to one that is there at that time.
+    #[must_use]
+    pub fn destination(&self, id: PeerId) -> Option<Destination> {
+        let mut removed = self.removed(id)?;
+        loop {
+            match removed.disposition {
+                Disposition::Park => return Some(Destination::Park),
+                Disposition::Purge { .. } => return Some(Destination::Purge),
+                Disposition::HandTo { to, .. } => match (self.get(to), self.removed(to)) {
+                    (Some(peer), _) => return Some(Destination::Peer(peer.id)),
+                    (None, Some(next)) => removed = next,
+                    // Forgotten: nothing says what to do with them, so they are kept.
+                    (None, None) => return Some(Destination::Park),
+                },
+            }
+        }
+    }
+
+    /// How many peers there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.durable.peers.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.durable.peers.is_empty()
+    }
+
+    /// Everything a restart needs, for a checkpoint.
+    ///
+    /// # Errors
+    /// Never in practice: the state is made of what MessagePack can hold.
+    pub fn snapshot(&self) -> Result<Vec<u8>, StateError> {
+        rmp_serde::to_vec(&self.durable).map_err(StateError::unwritable)
+    }
+
+    /// The registry as it was when [`Registry::snapshot`] was taken. A limit below the number of
+    /// peers that are there takes none away.
+    ///
+    /// # Errors
+    /// The bytes are no snapshot, or one that contradicts itself.
+    pub fn restore(bytes: &[u8], peers_max: usize) -> Result<Registry, StateError> {
+        let durable: Snapshot = rmp_serde::from_slice(bytes).map_err(StateError::unreadable)?;
+        let mut by_name = BTreeMap::new();
+        for (id, peer) in &durable.peers {
+            let known =
+                durable.removed.contains_key(id) || peer.id != *id || id.0 > durable.last_id;
+            if known || by_name.insert(peer.name.clone(), *id).is_some() {
+                return Err(StateError::OutOfOrder { peer: *id });
+            }
+        }
+        Ok(Registry { peers_max, durable, by_name })
+    }
+}
+
+fn next_version(peer: &Peer) -> Peer {
+    Peer { version: peer.version + 1, ..peer.clone() }
+}
+
+/// A [`PeerUrl`] that was built instead of parsed may hold anything.
+fn check_url(url: &PeerUrl) -> Result<(), Refusal> {
+    match url.to_string().parse::<PeerUrl>() {
+        Ok(parsed) if parsed == *url => Ok(()),
+        Ok(_) => Err(Refusal::new(Code::BadUrl, format!("'{url}' reads as another address"))),
+        Err(error) => Err(Refusal::new(Code::BadUrl, error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,268 @@
+//! Commands in, peers out; and the same peers after a restart.
+
+use super::*;
+use crate::admin::{Order, bounds};
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn add(text: &str) -> AdminCommand {
+    let url = "tcp://localhost:7000".parse().unwrap();
+    AdminCommand::PeerAdd { name: name(text), url, settings: PeerPatch::default() }
+}
+
+fn remove(text: &str, waiting: Option<Waiting>) -> AdminCommand {
+    AdminCommand::PeerRemove { name: name(text), if_version: None, waiting }
+}
+
+fn set(text: &str, settings: PeerPatch) -> AdminCommand {
+    AdminCommand::PeerSet { name: name(text), if_version: None, url: None, settings }
+}
+
+fn carry_out(registry: &mut Registry, command: &AdminCommand) -> AdminDone {
+    let event = registry.check(command, |_| 0).unwrap();
+    registry.apply(&event).unwrap()
+}
+
+fn refused(registry: &Registry, command: &AdminCommand) -> Code {
+    registry.check(command, |_| 5).unwrap_err().code
+}
+
+fn with(names: &[&str]) -> Registry {
+    let mut registry = Registry::default();
+    for text in names {
+        carry_out(&mut registry, &add(text));
+    }
+    registry
+}
+
+#[test]
+fn every_change_is_a_version_and_survives_a_restart() {
+    let mut registry = with(&["a"]);
+    let commands = [
+        set("a", PeerPatch { window_messages: Some(7), ..PeerPatch::default() }),
+        AdminCommand::PeerPause { name: name("a"), if_version: Some(2) },
+        AdminCommand::PeerResume { name: name("a"), if_version: Some(3) },
+        AdminCommand::PeerPause { name: name("a"), if_version: None },
+        AdminCommand::PeerSet {
+            name: name("a"),
+            if_version: Some(5),
+            url: Some(PeerUrl::Attach),
+            settings: PeerPatch { order: Some(Order::Strict), ..PeerPatch::default() },
+        },
+    ];
+    for (command, version) in commands.iter().zip(2..) {
+        let done = carry_out(&mut registry, command);
+        assert_eq!(done, AdminDone { id: PeerId(1), version, messages: 0 });
+    }
+    let peer = registry.named("a").unwrap();
+    assert_eq!((peer.settings.window_messages, peer.settings.order), (7, Order::Strict));
+    assert_eq!((&peer.url, peer.paused), (&PeerUrl::Attach, true));
+    let restored = Registry::restore(&registry.snapshot().unwrap(), PEERS_MAX_DEFAULT);
+    assert_eq!(restored, Ok(registry));
+}
+
+#[test]
+fn replayed_events_give_the_same_registry_as_a_snapshot() {
+    let mut registry = Registry::default();
+    let mut replayed = Registry::default();
+    let commands = [add("a"), add("b"), remove("a", Some(Waiting::HandTo(name("b")))), add("a")];
+    for command in &commands {
+        let event = registry.check(command, |_| 3).unwrap();
+        registry.apply(&event).unwrap();
+        replayed.apply(&event).unwrap();
+    }
+    assert_eq!(replayed, registry);
+    let event = AdminEvent::DispositionDone { id: PeerId(1) };
+    registry.apply(&event).unwrap();
+    assert_ne!(replayed, registry);
+}
+
+#[test]
+fn a_peer_added_again_is_a_new_peer() {
+    let mut registry = with(&["a"]);
+    carry_out(&mut registry, &remove("a", None));
+    assert_eq!(registry.named("a"), None);
+    assert_eq!(carry_out(&mut registry, &add("a")).id, PeerId(2));
+    let Some(Found::Removed(old)) = registry.find("a#1") else { panic!("a#1 is remembered") };
+    assert_eq!((old.peer.id, old.peer.version, old.label()), (PeerId(1), 2, "a#1".to_owned()));
+    assert!(matches!(registry.find("a"), Some(Found::Present(peer)) if peer.id == PeerId(2)));
+    assert_eq!(registry.find("b#1"), None);
+    assert_eq!(registry.find("a#2"), None);
+    assert_eq!(registry.find("a#x"), None);
+}
+
+#[test]
+fn an_id_is_not_given_again_after_its_peer_is_forgotten_and_the_node_restarted() {
+    let mut registry = with(&["a"]);
+    carry_out(&mut registry, &remove("a", None));
+    registry.apply(&AdminEvent::PeerForgotten { id: PeerId(1) }).unwrap();
+    assert_eq!(registry.label(PeerId(1)), "#1");
+    let mut registry = Registry::restore(&registry.snapshot().unwrap(), 10).unwrap();
+    assert_eq!(carry_out(&mut registry, &add("a")).id, PeerId(2));
+}
+
+#[test]
+fn removing_a_peer_with_messages_waiting_needs_a_word_about_them() {
+    let registry = with(&["a", "b"]);
+    let refusal = registry.check(&remove("a", None), |_| 5).unwrap_err();
+    assert_eq!(
+        refusal.to_string(),
+        "messages_waiting: 5 messages wait for peer 'a'; say --park, --purge or --hand-to NAME"
+    );
+    for (wish, disposition) in [
+        (Waiting::Park, Disposition::Park),
+        (Waiting::Purge, Disposition::Purge { done: false }),
+        (Waiting::HandTo(name("b")), Disposition::HandTo { to: PeerId(2), done: false }),
+    ] {
+        let event = registry.check(&remove("a", Some(wish)), |_| 5).unwrap();
+        assert_eq!(event, AdminEvent::PeerRemoved { id: PeerId(1), version: 2, disposition });
+    }
+    assert_eq!(
+        refused(&registry, &remove("a", Some(Waiting::HandTo(name("a"))))),
+        Code::BadSetting
+    );
+    assert_eq!(refused(&registry, &remove("a", Some(Waiting::HandTo(name("c"))))), Code::NotFound);
+}
+
+#[test]
+fn what_was_begun_is_found_again_until_it_is_marked_done() {
+    let mut registry = with(&["a", "b", "c"]);
+    for (text, wish) in [("a", Waiting::Purge), ("b", Waiting::HandTo(name("c")))] {
+        let event = registry.check(&remove(text, Some(wish)), |_| 5).unwrap();
+        registry.apply(&event).unwrap();
+    }
+    let mut registry = Registry::restore(&registry.snapshot().unwrap(), 10).unwrap();
+    let labels =
+        |registry: &Registry| registry.unfinished().map(Removed::label).collect::<Vec<_>>();
+    assert_eq!(labels(&registry), ["a#1", "b#2"]);
+    registry.apply(&AdminEvent::DispositionDone { id: PeerId(1) }).unwrap();
+    assert_eq!(labels(&registry), ["b#2"]);
+    registry.apply(&AdminEvent::DispositionDone { id: PeerId(2) }).unwrap();
+    assert!(labels(&registry).is_empty());
+}
+
+#[test]
+fn messages_on_their_way_to_a_peer_that_goes_too_share_its_fate() {
+    let mut registry = with(&["a", "b", "c"]);
+    let go = |registry: &mut Registry, text: &str, wish: Waiting| {
+        let event = registry.check(&remove(text, Some(wish)), |_| 5).unwrap();
+        registry.apply(&event).unwrap();
+    };
+    assert_eq!(registry.destination(PeerId(1)), None);
+    go(&mut registry, "a", Waiting::HandTo(name("b")));
+    assert_eq!(registry.destination(PeerId(1)), Some(Destination::Peer(PeerId(2))));
+    go(&mut registry, "b", Waiting::HandTo(name("c")));
+    assert_eq!(registry.destination(PeerId(1)), Some(Destination::Peer(PeerId(3))));
+    go(&mut registry, "c", Waiting::Purge);
+    assert_eq!(registry.destination(PeerId(1)), Some(Destination::Purge));
+    registry.apply(&AdminEvent::PeerForgotten { id: PeerId(3) }).unwrap();
+    assert_eq!(registry.destination(PeerId(1)), Some(Destination::Park));
+}
+
+#[test]
+fn what_is_not_so_is_refused_by_name() {
+    let registry = with(&["a"]);
+    assert_eq!(refused(&registry, &add("a")), Code::NameTaken);
+    assert_eq!(refused(&registry, &set("b", PeerPatch::default())), Code::NotFound);
+    let stale = AdminCommand::PeerPause { name: name("a"), if_version: Some(2) };
+    let refusal = registry.check(&stale, |_| 0).unwrap_err();
+    assert_eq!(refusal.code, Code::VersionConflict);
+    assert_eq!(refusal.detail, "peer 'a' is at version 1, expected 2");
+    let built = AdminCommand::PeerAdd {
+        name: name("b"),
+        url: PeerUrl::Tcp { host: "a b\n".to_owned(), port: 1 },
+        settings: PeerPatch::default(),
+    };
+    assert_eq!(refused(&registry, &built), Code::BadUrl);
+}
+
+#[test]
+fn no_more_peers_than_the_limit_are_there_or_remembered() {
+    let mut registry = Registry::new(1);
+    carry_out(&mut registry, &add("a"));
+    assert_eq!(refused(&registry, &add("b")), Code::LimitReached);
+    carry_out(&mut registry, &remove("a", None));
+    carry_out(&mut registry, &add("b"));
+    assert_eq!(refused(&registry, &remove("b", Some(Waiting::Park))), Code::LimitReached);
+    registry.apply(&AdminEvent::PeerForgotten { id: PeerId(1) }).unwrap();
+    carry_out(&mut registry, &remove("b", None));
+}
+
+#[test]
+fn a_setting_out_of_bounds_names_value_bounds_and_unit() {
+    let registry = with(&["a"]);
+    let bad = |settings: PeerPatch| registry.check(&set("a", settings), |_| 0).unwrap_err();
+    let none = PeerPatch::default;
+    let refusal = bad(PeerPatch { window_messages: Some(0), ..none() });
+    assert_eq!(refusal.code, Code::BadSetting);
+    assert_eq!(refusal.detail, "window_messages is 0, expected 1 to 65536 messages");
+    for (settings, detail) in [
+        (
+            PeerPatch { window_bytes: Some(1), ..none() },
+            "window_bytes is 1, expected 65536 to 268435456 bytes",
+        ),
+        (
+            PeerPatch { ack_timeout_ms: Some(u64::MAX), ..none() },
+            "ack_timeout_ms is 18446744073709551615, expected 100 to 3600000 ms",
+        ),
+        (
+            PeerPatch { backoff_ms_min: Some(9), ..none() },
+            "backoff_ms_min is 9, expected 10 to 3600000 ms",
+        ),
+        (
+            PeerPatch { backoff_ms_max: Some(86_400_001), ..none() },
+            "backoff_ms_max is 86400001, expected 100 to 86400000 ms",
+        ),
+        (
+            PeerPatch { backoff_ms_max: Some(200), ..none() },
+            "backoff_ms_min is 250 ms, expected at most backoff_ms_max, which is 200 ms",
+        ),
+        (
+            PeerPatch { retry_schedule_ms: Some(vec![1; 33]), ..none() },
+            "the number of entries in retry_schedule_ms is 33, expected 0 to 32 entries",
+        ),
+        (
+            PeerPatch { retry_schedule_ms: Some(vec![604_800_001]), ..none() },
+            "an entry of retry_schedule_ms is 604800001, expected 0 to 604800000 ms",
+        ),
+    ] {
+        assert_eq!(bad(settings).detail, detail);
+    }
+    assert_eq!(PeerSettings::default().check(), Ok(()));
+    let widest = PeerPatch {
+        window_messages: Some(*bounds::WINDOW_MESSAGES.end()),
+        window_bytes: Some(*bounds::WINDOW_BYTES.end()),
+        retry_schedule_ms: Some(vec![*bounds::RETRY_MS.end(); *bounds::RETRIES.end()]),
+        ..none()
+    };
+    assert!(registry.check(&set("a", widest), |_| 0).is_ok());
+}
+
+#[test]
+fn events_that_do_not_follow_change_nothing() {
+    let mut registry = with(&["a"]);
+    let before = registry.clone();
+    let peer = registry.named("a").unwrap().clone();
+    for event in [
+        AdminEvent::PeerAdded(peer.clone()),
+        AdminEvent::PeerAdded(Peer { id: PeerId(2), ..peer.clone() }),
+        AdminEvent::PeerChanged(peer.clone()),
+        AdminEvent::PeerChanged(Peer { name: name("b"), version: 9, ..peer }),
+        AdminEvent::PeerRemoved { id: PeerId(2), version: 1, disposition: Disposition::Park },
+        AdminEvent::DispositionDone { id: PeerId(1) },
+        AdminEvent::PeerForgotten { id: PeerId(1) },
+    ] {
+        assert!(matches!(registry.apply(&event), Err(StateError::OutOfOrder { .. })), "{event:?}");
+        assert_eq!(registry, before);
+    }
+}
+
+#[test]
+fn bytes_that_are_no_snapshot_are_refused() {
+    let bytes = with(&["a", "b"]).snapshot().unwrap();
+    for end in 0..bytes.len() {
+        assert!(Registry::restore(&bytes[..end], 10).is_err());
+    }
+}
