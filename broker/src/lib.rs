@@ -1,3 +1,5 @@
 //! The Restante node as a library: what the `restante` program is made of.
 
+pub mod cli;
 pub mod config;
+pub mod logging;

@@ -1,2 +1,7 @@
-//! Skeleton.
-fn main() {}
+//! The `restante` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    restante::cli::main()
+}

@@ -106,3 +106,6 @@ impl Config {
 
 /// Room beside a payload for key, headers, receivers and record header, in bytes.
 const PUBLISH_OVERHEAD_BYTES: u64 = 64 * 1024;
+
+#[cfg(test)]
+mod tests;

@@ -38,7 +38,7 @@ pub(super) type Bounds = Option<(u64, u64)>;
 pub(super) trait Setting: Sized {
     fn read(raw: &Raw<'_>, bounds: Bounds) -> Result<Self, String>;
 
-    /// As it stands in a TOML file.
+    /// As it stands in a TOML file, and at the same time as it stands in JSON.
     fn write(&self) -> String;
 }
 
@@ -137,9 +137,10 @@ fn text<'a>(raw: &Raw<'a>) -> Result<&'a str, String> {
     }
 }
 
-/// A TOML string that holds any text.
+/// A string that holds any text, in TOML and in JSON alike: both know the same escapes, and only
+/// TOML insists on escaping DEL.
 fn quoted(text: &str) -> String {
-    toml::Value::String(text.to_owned()).to_string()
+    serde_json::Value::String(text.to_owned()).to_string().replace('\u{7f}', "\\u007f")
 }
 
 impl Setting for PathBuf {

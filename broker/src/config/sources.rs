@@ -183,10 +183,10 @@ fn raw<'a>(value: &'a DeValue<'_>) -> Raw<'a> {
     }
 }
 
-/// The key that differs least, if it differs by little.
+/// The key that differs least, if no more than a third of it is wrong.
 fn nearest(key: &str) -> Option<&'static str> {
-    let distance = |value: &&'static Value| edits(key, value.key);
-    VALUES.iter().min_by_key(distance).filter(|value| distance(value) <= 3).map(|value| value.key)
+    let nearest = VALUES.iter().min_by_key(|value| edits(key, value.key))?;
+    (edits(key, nearest.key) * 3 <= key.len()).then_some(nearest.key)
 }
 
 /// Insertions, deletions and replacements that turn one text into the other.

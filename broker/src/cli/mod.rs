@@ -1,0 +1,97 @@
+//! The command line. One file a verb; each builds on the client library and prints through
+//! [`output`]. Data goes to standard output, everything said to a person to standard error.
+//!
+//! Exit codes: see [`Exit`]; `restante --help` lists them.
+
+mod config;
+mod exit;
+mod output;
+
+pub use exit::{Exit, Failure};
+pub(crate) use output::color_wanted;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use output::Output;
+use std::process::ExitCode;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0 done   1 failed   2 usage or configuration   3 cannot connect   4 not allowed
+  5 refused by the node, wholly or for some receivers   6 not found   7 timed out
+  8 data directory unusable   141 whoever read the output has gone
+
+The node is found by --server, else RESTANTE_SERVER, else 127.0.0.1:7700.";
+
+/// A message broker that never drops a message.
+#[derive(Parser)]
+#[command(name = "restante", version, after_help = EXIT_CODES, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// Options of every verb.
+#[derive(clap::Args, Clone, Debug)]
+struct Global {
+    /// Print one JSON object a line, also on a terminal
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+impl Global {
+    fn output(&self) -> Output {
+        Output::choose(self.json)
+    }
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Check or show the configuration a node would run with
+    #[command(subcommand)]
+    Config(config::Verb),
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs the program with this process's arguments.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => Exit::Done.into(),
+        Err(failure) => {
+            if !failure.message.is_empty() {
+                output::note(&failure.message);
+            }
+            failure.exit.into()
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let global = &cli.global;
+    match cli.verb {
+        Verb::Config(verb) => config::run(verb, global.output()),
+        Verb::Completions { shell } => completions(shell),
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "restante", &mut script);
+    output::print_bytes(&script)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}
