@@ -183,10 +183,14 @@ fn raw<'a>(value: &'a DeValue<'_>) -> Raw<'a> {
     }
 }
 
-/// The key that differs least, if no more than a third of it is wrong.
+/// The key that was begun, or the one that differs least if no more than a third of it is wrong.
 fn nearest(key: &str) -> Option<&'static str> {
-    let nearest = VALUES.iter().min_by_key(|value| edits(key, value.key))?;
-    (edits(key, nearest.key) * 3 <= key.len()).then_some(nearest.key)
+    let begun = VALUES.iter().find(|value| key.len() >= 4 && value.key.starts_with(key));
+    let close = || {
+        let nearest = VALUES.iter().min_by_key(|value| edits(key, value.key))?;
+        (edits(key, nearest.key) * 3 <= key.len()).then_some(nearest)
+    };
+    begun.or_else(close).map(|value| value.key)
 }
 
 /// Insertions, deletions and replacements that turn one text into the other.

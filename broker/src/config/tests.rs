@@ -70,7 +70,7 @@ fn an_error_names_place_value_and_what_was_expected() {
         ),
         (
             "[peer_defaults]\nwindow = 5",
-            "2: there is no setting \"peer_defaults.window\"; `restante config show` lists them all",
+            "2: there is no setting \"peer_defaults.window\" (did you mean peer_defaults.window_messages?); `restante config show` lists them all",
         ),
         (
             "[log]\nfilter = \"info\"",
