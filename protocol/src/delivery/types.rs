@@ -198,6 +198,43 @@ pub struct Snapshot {
     pub oldest_ms: Option<u64>,
     /// Messages acked through this core.
     pub acked: u64,
+    /// What keeps the next message from being sent, if one waits.
+    pub stall: Option<Stall>,
+}
+
+/// The one thing that keeps the next message from being sent now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stall {
+    /// An operator holds the peer.
+    Paused,
+    /// There is no link.
+    Link,
+    /// As much is in flight as the receiver granted.
+    Grant,
+    /// The window is full, in messages or bytes.
+    Window,
+    /// After an outage the window is still opening.
+    Ramp,
+    /// A message under suspicion is tried alone.
+    Suspect,
+    /// Bodies are being read from the journal.
+    Journal,
+    /// Everything at hand waits for an earlier message of its key; at
+    /// [`super::SKIPPED_MAX`] the peer looks no further.
+    Keys,
+    /// Everything left waits for its next try; at [`super::REFUSED_MAX`] nothing new is sent.
+    Refusals,
+}
+
+/// Why a message could not be excluded. Nothing has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotExcluded {
+    /// It is done, parked, or was never this peer's.
+    #[error("the message is not open for this peer")]
+    NotOpen,
+    /// Too many numbers ahead of the queue are excluded already; the peer has to read on first.
+    #[error("too many messages are excluded ahead of the queue")]
+    TooMany,
 }
 
 /// Where one message is, as far as the core holds it.

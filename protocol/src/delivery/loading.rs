@@ -1,0 +1,185 @@
+//! Reading bodies from the journal: retries by number, the backlog from the cursor on.
+//!
+//! At most one read is under way. Its page may be out of date when it comes: what has been settled
+//! since is known by number, a page begun under an earlier link is dropped whole, and what a page
+//! does not bring although it covers it is not open any more. While the window opens after an
+//! outage, reads are as small as it is, so that a flapping receiver costs no large ones.
+
+use super::*;
+
+/// Pause after a read that failed or brought nothing new.
+const LOAD_RETRY: Duration = Duration::from_millis(500);
+/// Wanted messages further apart than this are read separately.
+const WANTED_GAP_MAX: u64 = 64;
+/// Fewest messages asked for while the window opens.
+const RAMP_MESSAGES_MIN: usize = 16;
+
+/// A read under way.
+#[derive(Debug)]
+pub(super) struct Loading {
+    asked: Load,
+    what: What,
+    /// Begun under an earlier link.
+    pub(super) is_stale: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    Retries,
+    Backlog,
+}
+
+impl<B> Delivery<B> {
+    /// A stretch of the peer's open messages to be read from the journal, if one is wanted and none
+    /// is under way.
+    pub fn poll_load(&mut self) -> Option<Load> {
+        if self.loading.is_some() || self.load_retry_at.is_some() {
+            return None;
+        }
+        let (what, asked) = self.wanted_load()?;
+        if what == What::Backlog {
+            let brings_all = self.unread() <= asked.messages_max as u64;
+            self.queue.begin_read(brings_all);
+        }
+        self.loading = Some(Loading { asked, what, is_stale: false });
+        Some(asked)
+    }
+
+    /// The answer to [`Delivery::poll_load`]: the open messages of the stretch in order, complete up
+    /// to `through`.
+    pub fn handle_loaded(
+        &mut self,
+        now: Time,
+        entries: impl IntoIterator<Item = Entry<B>>,
+        through: MessageNumber,
+    ) {
+        let Some(loading) = self.loading.take() else { return };
+        if loading.is_stale || !self.link.is_up() {
+            return;
+        }
+        let asked = loading.asked;
+        let through = through.clamp(asked.after, asked.through);
+        for entry in entries {
+            if entry.number > asked.after && entry.number <= through {
+                self.take_in(entry, loading.what);
+            }
+        }
+        // Whatever the page should have brought and did not has been ended by someone else.
+        for number in self.retries.wanted_within(asked.after, through) {
+            self.forget(number);
+        }
+        if loading.what == What::Backlog {
+            self.queue.end_read(through);
+            self.reconcile();
+        }
+        if through == asked.after {
+            self.load_retry_at = Some(now + LOAD_RETRY);
+        }
+    }
+
+    /// The answer to [`Delivery::poll_load`] when nothing could be read: it is asked again later.
+    pub fn handle_load_failed(&mut self, now: Time) {
+        let Some(loading) = self.loading.take() else { return };
+        self.queue.abandon_read();
+        if !loading.is_stale && self.link.is_up() {
+            self.load_retry_at = Some(now + LOAD_RETRY);
+        }
+    }
+
+    /// Whether more messages are about to come from the journal.
+    pub(super) fn reads_on(&self) -> bool {
+        self.loading.is_some() || self.load_retry_at.is_some() || self.wanted_load().is_some()
+    }
+
+    fn wanted_load(&self) -> Option<(What, Load)> {
+        if !self.link.is_up() {
+            return None;
+        }
+        let opening = self.link.ramp.map_or(usize::MAX, |ramp| 2 * ramp.window() as usize);
+        let messages_max = self.queue.messages_max().min(opening.max(RAMP_MESSAGES_MIN));
+        let retries = self.wanted_retries(messages_max);
+        retries.map(|load| (What::Retries, load)).or_else(|| {
+            let load = self.wanted_backlog(messages_max)?;
+            Some((What::Backlog, load))
+        })
+    }
+
+    /// The first run of wanted retries.
+    fn wanted_retries(&self, messages_max: usize) -> Option<Load> {
+        let room = messages_max.checked_sub(self.retries.ready()).filter(|room| *room > 0)?;
+        let bytes = self.queue.bytes_max().checked_sub(self.retries.ready_bytes());
+        let bytes = bytes.filter(|bytes| *bytes > 0)?;
+        let mut wanted = self.retries.wanted();
+        let first = wanted.next()?;
+        let mut through = first;
+        for number in wanted.take(room - 1) {
+            if number - through > WANTED_GAP_MAX {
+                break;
+            }
+            through = number;
+        }
+        Some(Load {
+            after: first - 1,
+            through,
+            bytes_max: usize::try_from(bytes).unwrap_or(usize::MAX),
+            messages_max: usize::try_from(through - first + 1).unwrap_or(usize::MAX),
+        })
+    }
+
+    /// The next stretch of the backlog, early enough that the queue does not run dry.
+    fn wanted_backlog(&self, messages_max: usize) -> Option<Load> {
+        if self.queue.is_attached() || !self.queue.is_half_empty() {
+            return None;
+        }
+        let room = messages_max.saturating_sub(self.queue.len());
+        let bytes = self.queue.bytes_max() - self.queue.bytes();
+        (room > 0).then(|| Load {
+            after: self.queue.cursor(),
+            through: self.queue.newest(),
+            bytes_max: usize::try_from(bytes).unwrap_or(usize::MAX),
+            messages_max: room,
+        })
+    }
+
+    /// One message of a page.
+    fn take_in(&mut self, entry: Entry<B>, what: What) {
+        let number = entry.number;
+        if let Some(retry) = self.retries.get(number) {
+            if matches!(retry.state, State::Wanted) {
+                self.retries.set(number, State::Ready(entry.body));
+            }
+        } else if what == What::Backlog && self.queue.is_unread(number) {
+            self.queue.read(entry);
+        }
+    }
+
+    /// A wanted message turned out to be open no more.
+    fn forget(&mut self, number: MessageNumber) {
+        let Some(retry) = self.retries.remove(number) else { return };
+        self.queue.done_ahead(number);
+        self.count_out(retry.bytes);
+        self.unblock(retry.key);
+    }
+
+    /// How many open messages the core has not met.
+    fn unread(&self) -> u64 {
+        self.waiting.saturating_sub(self.at_hand())
+    }
+
+    /// How many it holds, in whatever form.
+    fn at_hand(&self) -> u64 {
+        let lined = self.queue.len() + self.held.len() + self.retries.len();
+        lined as u64 + u64::from(self.unacked.live_straight())
+    }
+
+    /// With everything read, what is open is what is here; a message ended by someone else while
+    /// unread would otherwise be counted for ever.
+    fn reconcile(&mut self) {
+        if self.queue.is_attached() && self.waiting != self.at_hand() {
+            self.waiting = self.at_hand();
+            let straight = self.unacked.bytes() - self.retries.unacked_bytes();
+            let queued = self.queue.bytes() + self.held.bytes();
+            self.waiting_bytes = queued + self.retries.bytes() + straight;
+        }
+    }
+}

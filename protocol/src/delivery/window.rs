@@ -1,0 +1,69 @@
+//! How far the window is open after an outage.
+//!
+//! One message goes out as a probe. From its answer on the window doubles per round of answers until
+//! half the configured one (slow start), and then grows by a sixteenth per round, so that a receiver
+//! that has just come back is not met by everything at once. It takes some 25 rounds to 2,048
+//! messages, and the steady state pays nothing for it.
+
+/// Additive steps per configured window.
+const STEPS: u32 = 16;
+
+/// A window that opens.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ramp {
+    window: u32,
+    /// Answers that have not made up a round yet.
+    answers: u32,
+}
+
+impl Ramp {
+    /// One message.
+    pub(super) const PROBE: Ramp = Ramp { window: 1, answers: 0 };
+
+    /// Most messages in flight now.
+    pub(super) fn window(&self) -> u32 {
+        self.window
+    }
+
+    /// Some deliveries were answered. `None` once the configured window is open.
+    pub(super) fn grow(mut self, answered: u32, configured: u32) -> Option<Ramp> {
+        let slow_until = configured / 2;
+        if self.window < slow_until {
+            self.window = self.window.saturating_add(answered).min(slow_until.max(1));
+        } else {
+            self.answers = self.answers.saturating_add(answered);
+            while self.answers >= self.window && self.window < configured {
+                self.answers -= self.window;
+                self.window = self.window.saturating_add((configured / STEPS).max(1));
+            }
+        }
+        (self.window < configured).then_some(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_opens_slowly_then_evenly_and_ends() {
+        let mut ramp = Some(Ramp::PROBE);
+        let mut windows = Vec::new();
+        while let Some(open) = ramp {
+            windows.push(open.window());
+            ramp = open.grow(open.window(), 256);
+        }
+        assert_eq!(windows, [1, 2, 4, 8, 16, 32, 64, 128, 144, 160, 176, 192, 208, 224, 240]);
+    }
+
+    #[test]
+    fn a_window_of_one_is_open_at_once() {
+        assert!(Ramp::PROBE.grow(1, 1).is_none());
+        assert!(Ramp::PROBE.grow(0, 1).is_none());
+    }
+
+    #[test]
+    fn no_answers_open_nothing() {
+        assert_eq!(Ramp::PROBE.grow(0, 100).unwrap().window(), 1);
+    }
+}
