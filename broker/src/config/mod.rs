@@ -16,11 +16,13 @@
 //! only reported: orchestrators put variables of their own there, named after the service.
 
 mod error;
+mod sample;
 mod setting;
 mod sources;
 mod values;
 
 pub use error::{ConfigError, Origin};
+pub use sample::sample;
 pub use setting::{LogFilter, LogFormat};
 pub use sources::{Effective, Flag, Sources};
 pub use values::{Config, VALUES, Value};

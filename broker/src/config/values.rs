@@ -33,14 +33,22 @@ impl Value {
         (self.get)(config)
     }
 
-    /// Unit and bounds for people: `bytes, 1024 to 16777216`; empty when there is nothing to say.
+    /// Unit and bounds for people: `bytes, 1 KiB to 16 MiB`; empty when there is nothing to say.
     #[must_use]
     pub fn range(&self) -> String {
+        let shown = |value| if self.unit == "bytes" { size(value) } else { value.to_string() };
         match self.bounds {
-            Some((low, high)) => format!("{}, {low} to {high}", self.unit),
+            Some((low, high)) => format!("{}, {} to {}", self.unit, shown(low), shown(high)),
             None => self.unit.to_owned(),
         }
     }
+}
+
+/// In the largest binary unit that divides it.
+fn size(bytes: u64) -> String {
+    let units = [(60, "EiB"), (50, "PiB"), (40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let fits = units.iter().find(|(bits, _)| bytes > 0 && bytes.trailing_zeros() >= *bits);
+    fits.map_or_else(|| bytes.to_string(), |(bits, unit)| format!("{} {unit}", bytes >> bits))
 }
 
 const KIB: u64 = 1024;
