@@ -1,0 +1,409 @@
+//! A receiver that nodes dial: it listens, lets them introduce themselves, and yields what they
+//! deliver.
+//!
+//! Each connection is one attachment, on slot 0, as the peer the node says it delivers as. A lost
+//! connection is the node's to restore; what was not acked comes again.
+
+use crate::delivery::Delivery;
+use crate::desk::Desk;
+use crate::doorbell::{Doorbell, Wakes};
+use crate::driver::{deliver_run, out_of_turn, say_goodbye};
+use crate::epochs::Epochs;
+use crate::error::{BindError, EndReason, RequestError};
+use crate::intake::{Attachment, Intake, Taken};
+use crate::options::Reconnect;
+use crate::subscription::Reader;
+use crate::wire::{Loss, Side, Wire, not_a_frame};
+use bytes::{Bytes, BytesMut};
+use futures_core::Stream;
+use parking_lot::Mutex;
+use restante_protocol::codec::{Limits, Next, next_frame, parse_control};
+use restante_protocol::control::{Control, Credit, Hello, Reply, Request, Welcome};
+use restante_protocol::frame::Frame;
+use restante_protocol::limits::{PAYLOAD_BYTES_MAX, PROTOCOL_VERSION};
+use restante_protocol::name::Name;
+use restante_protocol::refusal::{Code, Refusal};
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+
+/// How long a node that has connected may take to introduce itself.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// Wait after a failed accept (out of file descriptors, say) before the next.
+const ACCEPT_WAIT: Duration = Duration::from_millis(100);
+
+/// How a listener serves.
+#[derive(Clone, Debug)]
+pub struct ListenOptions {
+    /// The receivers it is; deliveries for others are declined. Empty: whatever a node says.
+    pub names: Vec<Name>,
+    /// Take so many deliveries on each connection, until [`Listener::grant`] asks for more. `None`:
+    /// the peer's window alone limits what is in flight.
+    pub grant: Option<u64>,
+    /// What the node's log calls this program; at most 128 bytes.
+    pub agent: String,
+    /// Most connections at a time. Default 64.
+    pub connections_max: usize,
+    /// A side that has sent nothing for this long sends a heartbeat. Default 5 s.
+    pub heartbeat: Duration,
+    /// A side that has been silent for this long is taken for dead. Default 15 s.
+    pub silence_max: Duration,
+}
+
+impl Default for ListenOptions {
+    fn default() -> Self {
+        ListenOptions {
+            names: Vec::new(),
+            grant: None,
+            agent: concat!("restante-client/", env!("CARGO_PKG_VERSION")).to_owned(),
+            connections_max: 64,
+            heartbeat: Duration::from_secs(5),
+            silence_max: Duration::from_secs(15),
+        }
+    }
+}
+
+/// A receiver that nodes dial, as peers with a `tcp://` URL: a stream of deliveries.
+///
+/// Dropping it closes its socket and, after a last write of at most a second, its connections.
+#[derive(Debug)]
+pub struct Listener {
+    hub: Arc<Hub>,
+    local_addr: SocketAddr,
+    readers: Vec<Reader>,
+    /// Which reader is asked first.
+    turn: usize,
+}
+
+/// What the listener and its connections share.
+#[derive(Debug)]
+struct Hub {
+    options: ListenOptions,
+    epochs: Arc<Epochs>,
+    /// Rung when a connection has something to take, has come or has gone.
+    reader: Arc<Doorbell>,
+    connections: Mutex<Vec<Arc<Link>>>,
+    /// Connections the listener has not looked at yet.
+    arrived: Mutex<Vec<Arc<Attachment>>>,
+    closing: AtomicBool,
+    close_asked: Notify,
+}
+
+/// One node's connection.
+#[derive(Debug)]
+struct Link {
+    bell: Arc<Doorbell>,
+    attachment: Arc<Attachment>,
+    desk: Desk,
+}
+
+impl Listener {
+    /// Listens on `host:port`; port 0 lets the system choose.
+    ///
+    /// # Errors
+    /// The address cannot be resolved or bound.
+    pub async fn bind(addr: &str, options: ListenOptions) -> Result<Listener, BindError> {
+        let failed = |source| BindError::Io { addr: addr.to_owned(), source };
+        let socket = TcpListener::bind(addr).await.map_err(failed)?;
+        let local_addr = socket.local_addr().map_err(failed)?;
+        let hub = Arc::new(Hub {
+            options,
+            epochs: Arc::new(Epochs::default()),
+            reader: Arc::new(Doorbell::default()),
+            connections: Mutex::default(),
+            arrived: Mutex::default(),
+            closing: AtomicBool::new(false),
+            close_asked: Notify::new(),
+        });
+        tokio::spawn(accept(hub.clone(), socket));
+        Ok(Listener { hub, local_addr, readers: Vec::new(), turn: 0 })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// How many nodes are connected.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.hub.connections.lock().len()
+    }
+
+    /// The next delivery, from whichever connection has one, in turn. Cancel-safe. It never ends by
+    /// itself: nodes come and go.
+    pub async fn next(&mut self) -> Delivery {
+        poll_fn(|cx| self.poll_delivery(cx)).await
+    }
+
+    /// Takes this many deliveries more on each connection that is up. Without a grant in the options
+    /// there is nothing to add to and nothing happens.
+    pub fn grant(&self, more: u64) {
+        for link in self.hub.connections.lock().iter() {
+            link.attachment.intake.grant(link.attachment.slot, more);
+        }
+    }
+
+    /// Waits until every node has recorded the acks given to it before.
+    ///
+    /// # Errors
+    /// The first node's that did not: its messages may be delivered again.
+    pub async fn flush(&self, timeout: Duration) -> Result<(), RequestError> {
+        let links: Vec<_> = self.hub.connections.lock().clone();
+        let deadline = tokio::time::Instant::now() + timeout;
+        let mut answers = Vec::with_capacity(links.len());
+        for link in &links {
+            answers.push(link.desk.ask(Request::Flush)?);
+        }
+        for answer in answers {
+            match tokio::time::timeout_at(deadline, answer).await {
+                Ok(Ok(Ok(Reply::Done))) => {}
+                Ok(Ok(Ok(_))) => return Err(RequestError::WrongReply),
+                Ok(Ok(Err(error))) => return Err(error),
+                Ok(Err(_)) => return Err(RequestError::Disconnected),
+                Err(_) => return Err(RequestError::TimedOut { timeout }),
+            }
+        }
+        Ok(())
+    }
+
+    fn poll_delivery(&mut self, cx: &Context<'_>) -> Poll<Delivery> {
+        self.hub.reader.listen(cx);
+        let arrived = std::mem::take(&mut *self.hub.arrived.lock());
+        self.readers.extend(arrived.into_iter().map(Reader::new));
+        let mut looked = 0;
+        while looked < self.readers.len() {
+            if self.turn >= self.readers.len() {
+                self.turn = 0;
+            }
+            let reader = &mut self.readers[self.turn];
+            if let Some(delivery) = reader.hand_out() {
+                return Poll::Ready(delivery);
+            }
+            match reader.refill() {
+                // They are void if the connection was lost this very moment; then it is over next.
+                Taken::Items => {}
+                Taken::Nothing => {
+                    self.turn += 1;
+                    looked += 1;
+                }
+                Taken::Trouble(_) | Taken::Over => drop(self.readers.swap_remove(self.turn)),
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl Stream for Listener {
+    type Item = Delivery;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Delivery>> {
+        self.poll_delivery(cx).map(Some)
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.hub.closing.store(true, Ordering::Release);
+        self.hub.close_asked.notify_one();
+        for link in self.hub.connections.lock().iter() {
+            link.bell.ring();
+        }
+    }
+}
+
+async fn accept(hub: Arc<Hub>, socket: TcpListener) {
+    while !hub.closing.load(Ordering::Acquire) {
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            () = hub.close_asked.notified() => return,
+        };
+        match accepted {
+            Ok((stream, from)) => {
+                tokio::spawn(serve(hub.clone(), stream, from));
+            }
+            Err(error) => {
+                tracing::debug!(%error, "cannot accept");
+                tokio::time::sleep(ACCEPT_WAIT).await;
+            }
+        }
+    }
+}
+
+/// One connection from its first byte to its last.
+async fn serve(hub: Arc<Hub>, stream: TcpStream, from: SocketAddr) {
+    let Ok(mut wire) = Wire::new(stream) else { return };
+    let link = match tokio::time::timeout(HELLO_TIMEOUT, introduce(&hub, &mut wire)).await {
+        Ok(Ok(link)) => link,
+        Ok(Err(loss)) => {
+            tracing::debug!(%from, ?loss, "declined a connection");
+            say_goodbye(&mut wire, &loss).await;
+            return;
+        }
+        Err(_) => {
+            tracing::debug!(%from, "no hello in time");
+            return;
+        }
+    };
+    let mut side = ReceiverSide {
+        hub: &hub,
+        link: &link,
+        wakes: Wakes::default(),
+        questions: BytesMut::new(),
+    };
+    let loss = wire.drive(&mut side).await;
+    tracing::debug!(%from, ?loss, "a node's connection ended");
+    hub.connections.lock().retain(|other| !Arc::ptr_eq(other, &link));
+    link.end();
+    say_goodbye(&mut wire, &loss).await;
+}
+
+impl Link {
+    fn end(&self) {
+        let mut wakes = Wakes::default();
+        self.desk.end(&EndReason::Closed, &mut wakes);
+        let mut intake = self.attachment.intake.lock();
+        intake.end(EndReason::Closed);
+        Intake::release(intake);
+        wakes.wake_all();
+    }
+}
+
+/// Hears the hello and answers it.
+async fn introduce(hub: &Arc<Hub>, wire: &mut Wire) -> Result<Arc<Link>, Loss> {
+    let hello = match wire.hear().await? {
+        Control::Hello(hello) => hello,
+        _ => return Err(out_of_turn("frame before a hello")),
+    };
+    let name = match check_hello(hub, &hello) {
+        Ok(name) => name,
+        Err(refusal) => {
+            wire.say(&Control::Goodbye(refusal.clone())).await?;
+            return Err(Loss::Goodbye(refusal));
+        }
+    };
+    let options = &hub.options;
+    let millis = |wait: Duration| u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
+    let welcome = Welcome {
+        version: PROTOCOL_VERSION,
+        agent: options.agent.clone(),
+        epoch: 0,
+        producer_epoch: 0,
+        next_sequence: 0,
+        credit: Credit::default(),
+        payload_bytes_max: PAYLOAD_BYTES_MAX as u64,
+        heartbeat_ms: millis(options.heartbeat),
+        silence_ms_max: millis(options.silence_max),
+        grant: options.grant,
+    };
+    wire.begin(welcome.heartbeat_ms, welcome.silence_ms_max);
+    wire.say(&Control::Welcome(welcome)).await?;
+    let bell = Arc::new(Doorbell::default());
+    let intake = Intake::new(bell.clone(), Reconnect::never(), hub.epochs.clone());
+    let attachment = Arc::new(intake).adopt(name, options.grant, hub.reader.clone());
+    let link = Arc::new(Link { desk: Desk::new(bell.clone()), bell, attachment });
+    hub.connections.lock().push(link.clone());
+    hub.arrived.lock().push(link.attachment.clone());
+    hub.reader.ring();
+    Ok(link)
+}
+
+fn check_hello(hub: &Hub, hello: &Hello) -> Result<Name, Refusal> {
+    let options = &hub.options;
+    if !(hello.version_min..=hello.version_max).contains(&PROTOCOL_VERSION) {
+        let detail = format!("this receiver speaks version {PROTOCOL_VERSION}");
+        return Err(Refusal::new(Code::VersionMismatch, detail));
+    }
+    let Some(name) = &hello.deliver_as else {
+        return Err(Refusal::new(Code::OutOfTurn, "this is a receiver, not a node"));
+    };
+    if !options.names.is_empty() && !options.names.contains(name) {
+        return Err(Refusal::new(Code::UnknownReceiver, format!("this receiver is not {name}")));
+    }
+    if hub.connections.lock().len() >= options.connections_max {
+        return Err(Refusal::new(Code::LimitReached, "this receiver has enough connections"));
+    }
+    Ok(name.clone())
+}
+
+/// What a node's frames mean to a receiver it has dialled.
+struct ReceiverSide<'a> {
+    hub: &'a Hub,
+    link: &'a Link,
+    wakes: Wakes,
+    questions: BytesMut,
+}
+
+impl ReceiverSide<'_> {
+    fn handle_other(&mut self, frame: Frame<'_>) -> Result<(), Loss> {
+        let control = match frame {
+            Frame::Heartbeat => return Ok(()),
+            Frame::Control(body) => parse_control(body).map_err(not_a_frame)?,
+            _ => return Err(out_of_turn("frame that is not for a receiver")),
+        };
+        match control {
+            Control::Response { id, result } => {
+                self.link.desk.handle_response(id, result, &mut self.wakes)?;
+                Ok(())
+            }
+            Control::Goodbye(refusal) => Err(Loss::Goodbye(refusal)),
+            _ => Err(out_of_turn("control frame that is not for a receiver")),
+        }
+    }
+}
+
+impl Side for ReceiverSide<'_> {
+    fn handle_frames(
+        &mut self,
+        frames: &Bytes,
+        limits: &Limits,
+        _now: Instant,
+    ) -> Result<(), Loss> {
+        let mut at = 0;
+        loop {
+            let (end, delivered) = deliver_run(&self.link.attachment.intake, frames, at, limits);
+            at = end;
+            delivered?;
+            if at >= frames.len() {
+                break;
+            }
+            match next_frame(&frames[at..], limits).map_err(not_a_frame)? {
+                Next::Frame { frame, consumed } => {
+                    at += consumed;
+                    self.handle_other(frame)?;
+                }
+                _ => return Err(out_of_turn("publish")),
+            }
+        }
+        self.wakes.wake_all();
+        Ok(())
+    }
+
+    fn transmit(&mut self, out: &mut BytesMut, _now: Instant) {
+        // As for a client: questions are collected before acks and written after them.
+        self.link.desk.transmit(&mut self.questions);
+        self.link.attachment.intake.lock().transmit(out);
+        if !self.questions.is_empty() {
+            out.unsplit(self.questions.split());
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    fn is_closing(&self) -> bool {
+        self.hub.closing.load(Ordering::Acquire)
+    }
+
+    fn bell(&self) -> &Doorbell {
+        &self.link.bell
+    }
+}
