@@ -13,6 +13,7 @@ pub mod id;
 pub mod limits;
 pub mod message;
 pub mod name;
+pub mod producers;
 pub mod record;
 pub mod refusal;
 pub mod registry;

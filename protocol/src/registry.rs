@@ -287,7 +287,7 @@ impl Registry {
     /// The event does not follow from this state; nothing has changed. After a [`Registry::check`] on
     /// the same state that cannot happen; in a replay it means that the journal is not this node's.
     pub fn apply(&mut self, event: &AdminEvent) -> Result<AdminDone, StateError> {
-        let out_of_order = |id: PeerId| StateError::OutOfOrder { peer: id };
+        let out_of_order = |id: PeerId| StateError::OutOfOrder { what: "peer", id: id.0 };
         let state = &mut self.durable;
         let (id, version) = match event {
             AdminEvent::PeerAdded(peer) => {
@@ -437,7 +437,7 @@ impl Registry {
             let known =
                 durable.removed.contains_key(id) || peer.id != *id || id.0 > durable.last_id;
             if known || by_name.insert(peer.name.clone(), *id).is_some() {
-                return Err(StateError::OutOfOrder { peer: *id });
+                return Err(StateError::OutOfOrder { what: "peer", id: id.0 });
             }
         }
         Ok(Registry { peers_max, durable, by_name })
