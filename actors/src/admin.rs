@@ -1,8 +1,31 @@
-//! The admin actor: answers questions and carries changes to the router.
+//! The admin actor: answers questions from what is observed, and carries changes to the router.
+//!
+//! It lives on the second arbiter. Nothing it does holds up a message.
 
+use crate::Figures;
+use crate::clock;
+use crate::directory::{Directory, Seat};
+use crate::events;
+use crate::journal::{Admission, Ended, Journal, Life, LookupError};
+use crate::peer::{Inspect, Locate};
+use crate::router::{Administer, PeerLabels, PeerRecordView, PeerRecords, Router};
 use actix::prelude::*;
 use restante_protocol::control::{Reply, Request};
-use restante_protocol::refusal::Refusal;
+use restante_protocol::delivery::types::{Snapshot, Whereabouts};
+use restante_protocol::id::{MessageId, MessageNumber, NodeTag, PeerId};
+use restante_protocol::record::Outcome;
+use restante_protocol::refusal::{Code, Refusal};
+use restante_protocol::status::{
+    Health, MessageState, MessageStatus, NodeStatus, PeerInfo, PeerStatus, ReceiverStatus,
+};
+use restante_protocol::time::{Time, WallMillis};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// Requests the mailbox holds; a connection that finds it full waits.
+const MAILBOX_CAPACITY: usize = 1_024;
+/// Hand-overs followed when a message is traced.
+const HANDOVERS_MAX: usize = 8;
 
 /// A request of a connection. `Attach`, `Detach`, `Flush`, `Watch` and `Unwatch` are the
 /// connection's own and are refused here.
@@ -15,14 +38,290 @@ pub struct Ask {
     pub by: String,
 }
 
+/// Changes the level filter of the log; an error says what is wrong with it.
+pub type SetLogFilter = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
+/// What the admin actor asks.
+#[derive(Clone)]
+pub struct Sources {
+    /// Who is there.
+    pub directory: Arc<Directory>,
+    /// Who knows the records.
+    pub router: Addr<Router>,
+    /// What is stored.
+    pub journal: Arc<dyn Journal>,
+    /// What has been counted.
+    pub figures: Arc<Figures>,
+    /// Part of every id this node minted.
+    pub node: NodeTag,
+    /// The journal's epoch.
+    pub epoch: u32,
+    /// Changes the log's filter.
+    pub set_log_filter: SetLogFilter,
+}
+
 /// The actor that answers requests.
-pub struct Admin;
+pub struct Admin {
+    sources: Sources,
+}
+
+impl Admin {
+    /// An admin actor over these sources.
+    #[must_use]
+    pub fn new(sources: Sources) -> Admin {
+        Admin { sources }
+    }
+}
+
 impl Actor for Admin {
     type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX_CAPACITY);
+    }
 }
+
+impl Supervised for Admin {}
+
 impl Handler<Ask> for Admin {
     type Result = ResponseFuture<Result<Reply, Refusal>>;
-    fn handle(&mut self, _: Ask, _: &mut Context<Self>) -> Self::Result {
-        Box::pin(async { Ok(Reply::Done) })
+
+    fn handle(&mut self, ask: Ask, _: &mut Context<Self>) -> Self::Result {
+        let sources = self.sources.clone();
+        Box::pin(async move { sources.answer(ask).await })
     }
+}
+
+impl Sources {
+    async fn answer(&self, ask: Ask) -> Result<Reply, Refusal> {
+        match ask.request {
+            Request::Admin(command) => {
+                let change = Administer { command, by: ask.by };
+                self.router.send(change).await.map_err(unanswered)?.map(Reply::Admin)
+            }
+            Request::Peers => self.peers().await.map(Reply::Peers),
+            Request::Peer { name } => self.peer(name).await.map(|peer| Reply::Peer(Box::new(peer))),
+            Request::Node => Ok(Reply::Node(self.node_status())),
+            Request::Message { id } => self.message(id).await.map(Reply::Message),
+            Request::Payload { id } => self.payload(id).await.map(Reply::Payload),
+            Request::LogFilter { filter } => {
+                (self.set_log_filter)(&filter)
+                    .map_err(|why| Refusal::new(Code::BadSetting, why))?;
+                events::log_filter_changed(&filter, &ask.by);
+                Ok(Reply::Done)
+            }
+            Request::Attach { .. }
+            | Request::Detach { .. }
+            | Request::Flush
+            | Request::Watch { .. }
+            | Request::Unwatch { .. } => {
+                Err(Refusal::new(Code::OutOfTurn, "the connection itself answers this request"))
+            }
+        }
+    }
+
+    async fn peers(&self) -> Result<Vec<PeerStatus>, Refusal> {
+        let records = self.router.send(PeerRecords(None)).await.map_err(unanswered)?;
+        Ok(records.iter().map(|record| self.status_of(record, None)).collect())
+    }
+
+    async fn peer(&self, name: String) -> Result<PeerInfo, Refusal> {
+        let records =
+            self.router.send(PeerRecords(Some(name.clone()))).await.map_err(unanswered)?;
+        let unknown = || Refusal::new(Code::NotFound, format!("no peer is named {name:?}"));
+        let record = records.into_iter().next().ok_or_else(unknown)?;
+        let seat = self.directory.seat(record.id);
+        let exact = match &seat {
+            Some(seat) => seat.addr.send(Inspect).await.map_err(unanswered)?,
+            None => None,
+        };
+        let restarts = seat.map_or(0, |seat| seat.marks.restarts.load(Relaxed));
+        let status = self.status_of(&record, exact);
+        Ok(PeerInfo { status, settings: record.settings, restarts })
+    }
+
+    fn status_of(&self, record: &PeerRecordView, exact: Option<Snapshot>) -> PeerStatus {
+        let seat = self.directory.seat(record.id);
+        let snapshot = exact.or_else(|| seat.as_ref()?.marks.observed.lock().clone());
+        peer_status(record, seat.as_deref(), snapshot, &*self.journal)
+    }
+
+    fn node_status(&self) -> NodeStatus {
+        let seats = self.directory.seats();
+        let sum = |count: fn(&Seat) -> u64| seats.iter().map(|seat| count(seat)).sum();
+        NodeStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            epoch: self.epoch,
+            started: WallMillis(self.figures.started_ms),
+            peers: seats.len() as u64,
+            connections: self.figures.connections.load(Relaxed),
+            confirmed: self.figures.confirmed.load(Relaxed),
+            acked: sum(|seat| seat.marks.acked.load(Relaxed)),
+            waiting: sum(|seat| seat.marks.waiting.load(Relaxed)),
+            journal_bytes: self.journal.disk_bytes(),
+            accepting: match self.journal.admission() {
+                Admission::Open => Ok(()),
+                Admission::Closed(why) => Err(why),
+            },
+        }
+    }
+
+    async fn life(&self, id: MessageId) -> Result<Life, Refusal> {
+        let unknown =
+            || Refusal::new(Code::NotFound, format!("{id} was not accepted by this node"));
+        if id.node() != self.node || id.partition() != 0 {
+            return Err(unknown());
+        }
+        match self.journal.lookup(id.number()).await {
+            Ok(life) if life.accepted_ms == id.accepted_ms() => Ok(life),
+            Ok(_) | Err(LookupError::Unknown) => Err(unknown()),
+            Err(LookupError::AgedOut) => {
+                Err(Refusal::new(Code::AgedOut, format!("the record of {id} is gone")))
+            }
+            Err(LookupError::Unavailable) => {
+                Err(Refusal::new(Code::JournalPoisoned, "the journal cannot be read now"))
+            }
+        }
+    }
+
+    async fn payload(&self, id: MessageId) -> Result<Vec<u8>, Refusal> {
+        let gone = || Refusal::new(Code::AgedOut, format!("the payload of {id} is gone"));
+        self.life(id).await?.body.map(|body| body.to_vec()).ok_or_else(gone)
+    }
+
+    async fn message(&self, id: MessageId) -> Result<MessageStatus, Refusal> {
+        let life = self.life(id).await?;
+        let bytes = life.body.as_ref().map(|body| body.len() as u64);
+        let accepted = WallMillis(life.accepted_ms);
+        let mut receivers = Vec::with_capacity(life.receivers.len());
+        let mut number = id.number();
+        let mut at = life.receivers;
+        // A message handed over goes on under another number; its life is one.
+        for _ in 0..=HANDOVERS_MAX {
+            let mut moved_to = None;
+            for (peer, ended) in at {
+                moved_to = moved_to.or(copy_number(ended.as_ref()));
+                receivers.push(self.receiver(number, peer, ended).await?);
+            }
+            let Some(copy) = moved_to else { break };
+            let Ok(life) = self.journal.lookup(copy).await else { break };
+            (number, at) = (copy, life.receivers);
+        }
+        Ok(MessageStatus { id, accepted, bytes, receivers })
+    }
+
+    async fn receiver(
+        &self,
+        number: MessageNumber,
+        peer: PeerId,
+        ended: Option<Ended>,
+    ) -> Result<ReceiverStatus, Refusal> {
+        let mut names = vec![peer];
+        if let Some(Ended::Settled { moved_to, outcome: Outcome::Moved, .. }) = &ended {
+            names.push(*moved_to);
+        }
+        let labels = self.router.send(PeerLabels(names)).await.map_err(unanswered)?;
+        let mut labels = labels.into_iter();
+        let receiver = labels.next().unwrap_or_default();
+        let (state, attempts) = match ended {
+            Some(Ended::Settled { outcome, at_ms, attempts, value, .. }) => {
+                let at = WallMillis(at_ms);
+                let to = labels.next().unwrap_or_default();
+                (settled(outcome, at, value.map(|value| value.to_vec()), to), u32::from(attempts))
+            }
+            Some(Ended::Parked(park)) => {
+                let (at, attempts) = (WallMillis(park.at_ms), u32::from(park.attempts));
+                (MessageState::Parked { at, reason: park.reason }, attempts)
+            }
+            None => self.open_state(number, peer).await,
+        };
+        Ok(ReceiverStatus { receiver, state, attempts })
+    }
+
+    /// Where an open message is, as its peer knows it; queued if the peer only has it in the journal.
+    async fn open_state(&self, number: MessageNumber, peer: PeerId) -> (MessageState, u32) {
+        let Some(seat) = self.directory.seat(peer) else { return (MessageState::Queued, 0) };
+        let found = seat.addr.send(Locate(number)).await.ok().flatten();
+        match found {
+            None => (MessageState::Queued, 0),
+            Some(Whereabouts::Queued { attempts }) => (MessageState::Queued, attempts.into()),
+            Some(Whereabouts::Unacked { attempts, since }) => {
+                (MessageState::InFlight { since: wall(since) }, attempts.into())
+            }
+            Some(Whereabouts::Retrying { attempts, next_attempt, reason }) => {
+                let next_attempt = wall(next_attempt);
+                (MessageState::Retrying { next_attempt, reason }, attempts.into())
+            }
+        }
+    }
+}
+
+/// A peer's status from its record, its seat and its last snapshot.
+pub(crate) fn peer_status(
+    record: &PeerRecordView,
+    seat: Option<&Seat>,
+    snapshot: Option<Snapshot>,
+    journal: &dyn Journal,
+) -> PeerStatus {
+    let backlog = seat.is_none().then(|| journal.backlog(record.id));
+    let waiting = backlog.map_or(0, |backlog| backlog.messages);
+    let waiting_bytes = backlog.map_or(0, |backlog| backlog.bytes);
+    let parked = seat.map_or_else(
+        || backlog.map_or(0, |backlog| backlog.parked),
+        |seat| seat.marks.parked.load(Relaxed),
+    );
+    let mut status = PeerStatus {
+        id: record.id,
+        name: record.name.clone(),
+        url: record.url.clone(),
+        version: record.version,
+        health: if record.paused { Health::Paused } else { Health::Unreachable },
+        since: WallMillis(0),
+        why: if record.removed { "removed".to_owned() } else { "not started yet".to_owned() },
+        waiting,
+        waiting_bytes,
+        unacked: 0,
+        parked,
+        acked: seat.map_or(0, |seat| seat.marks.acked.load(Relaxed)),
+        next_attempt: None,
+        oldest: None,
+    };
+    if let Some(snapshot) = snapshot {
+        status.health = snapshot.health;
+        status.since = wall(snapshot.since);
+        status.why = snapshot.why;
+        status.waiting = snapshot.waiting;
+        status.waiting_bytes = snapshot.waiting_bytes;
+        status.unacked = snapshot.unacked;
+        status.next_attempt = snapshot.next_attempt.map(wall);
+        status.oldest = snapshot.oldest_ms.map(WallMillis);
+    }
+    status
+}
+
+fn settled(outcome: Outcome, at: WallMillis, value: Option<Vec<u8>>, to: String) -> MessageState {
+    match outcome {
+        Outcome::Acked => MessageState::Acked { at, value },
+        Outcome::Purged => MessageState::Purged { at },
+        Outcome::Expired => MessageState::Expired { at },
+        Outcome::Moved => MessageState::Moved { at, to },
+    }
+}
+
+/// The number of the copy a handed-over message went on under.
+fn copy_number(ended: Option<&Ended>) -> Option<MessageNumber> {
+    match ended? {
+        Ended::Settled { outcome: Outcome::Moved, value: Some(value), .. } => {
+            Some(u64::from_be_bytes(value.as_ref().try_into().ok()?))
+        }
+        _ => None,
+    }
+}
+
+fn wall(time: Time) -> WallMillis {
+    WallMillis(clock::wall_of(time))
+}
+
+fn unanswered(why: MailboxError) -> Refusal {
+    Refusal::new(Code::Internal, format!("an actor did not answer: {why}"))
 }

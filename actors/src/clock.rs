@@ -5,14 +5,26 @@ use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
+/// Where the two clocks were when this process first asked.
+struct Origin {
+    monotonic: Instant,
+    wall_ms: u64,
+}
+
+fn origin() -> &'static Origin {
+    static ORIGIN: OnceLock<Origin> = OnceLock::new();
+    ORIGIN.get_or_init(|| Origin { monotonic: Instant::now(), wall_ms: wall_ms() })
+}
+
+/// The origin is shifted by a second, so that "a moment before the start" is still a time.
+const SHIFT_US: u64 = 1_000_000;
+
 /// The monotonic time since this process first asked. Follows tokio's clock, so that a paused
 /// runtime simulates it.
 #[must_use]
 pub fn now() -> Time {
-    static ORIGIN: OnceLock<Instant> = OnceLock::new();
-    let elapsed = ORIGIN.get_or_init(Instant::now).elapsed();
-    // The origin is shifted by a second so that "a moment before the start" is still a time.
-    Time(1_000_000 + u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX / 2))
+    let elapsed = origin().monotonic.elapsed();
+    Time(SHIFT_US + u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX / 2))
 }
 
 /// Milliseconds since the Unix epoch; 0 if the system's clock stands before it.
@@ -22,13 +34,9 @@ pub fn wall_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(0)
 }
 
-/// The wall time of a monotonic one, by today's offset between the two.
+/// The wall time of a monotonic one, by the offset at the start of the process: the same time
+/// always gives the same answer, and an adjusted clock is followed by the next process.
 #[must_use]
 pub fn wall_of(time: Time) -> u64 {
-    let (now, wall) = (now(), wall_ms());
-    if time >= now {
-        wall.saturating_add((time.0 - now.0) / 1_000)
-    } else {
-        wall.saturating_sub((now.0 - time.0) / 1_000)
-    }
+    (origin().wall_ms + time.0 / 1_000).saturating_sub(SHIFT_US / 1_000)
 }

@@ -29,7 +29,7 @@ pub struct Seat {
 /// What a peer's actor leaves outside itself, so that it survives a crash and can be read by others.
 #[derive(Default)]
 pub struct Marks {
-    /// Open messages: the router adds on acceptance, the peer subtracts when done.
+    /// Open messages the peer knows of; those still on their way to it are not counted.
     pub waiting: AtomicU64,
     /// Bytes of their bodies.
     pub waiting_bytes: AtomicU64,
@@ -41,8 +41,11 @@ pub struct Marks {
     pub restarts: AtomicU64,
     /// The message being handled, 0 for none: what a supervisor blames a panic on.
     pub in_hand: AtomicU64,
-    /// Messages that killed the actor too often: the rebuilt actor parks them.
-    pub condemned: Mutex<Vec<MessageNumber>>,
+    /// When the message in hand was accepted; with its number it makes the id.
+    pub in_hand_ms: AtomicU64,
+    /// Messages that killed the actor too often, and when they were accepted: the rebuilt actor
+    /// parks them.
+    pub condemned: Mutex<Vec<(MessageNumber, u64)>>,
     /// Set once the peer is removed: aliases that point here are stale.
     pub removed: AtomicBool,
     /// The last snapshot the peer published; `None` before the first.
@@ -52,21 +55,21 @@ pub struct Marks {
 }
 
 impl Marks {
-    /// Counts messages that have been accepted for the peer.
-    pub fn accept(&self, messages: u64, bytes: u64) {
-        self.waiting.fetch_add(messages, Relaxed);
-        self.waiting_bytes.fetch_add(bytes, Relaxed);
+    /// Publishes how much waits, as the peer's core counts it.
+    pub fn set_waiting(&self, messages: u64, bytes: u64) {
+        self.waiting.store(messages, Relaxed);
+        self.waiting_bytes.store(bytes, Relaxed);
     }
 
-    /// Counts messages that are no longer open.
-    pub fn leave(&self, messages: u64, bytes: u64) {
-        self.waiting.fetch_sub(messages, Relaxed);
-        self.waiting_bytes.fetch_sub(bytes, Relaxed);
-    }
-
-    /// Marks a message as being handled; 0 when it is done.
-    pub fn take_in_hand(&self, number: MessageNumber) {
+    /// Marks a message as being handled.
+    pub fn take_in_hand(&self, number: MessageNumber, accepted_ms: u64) {
         self.in_hand.store(number, Relaxed);
+        self.in_hand_ms.store(accepted_ms, Relaxed);
+    }
+
+    /// Nothing is being handled any more.
+    pub fn put_down(&self) {
+        self.in_hand.store(0, Relaxed);
     }
 }
 

@@ -4,12 +4,18 @@ pub mod admin;
 pub mod clock;
 pub mod directory;
 pub mod events;
+#[cfg(feature = "faults")]
+pub mod faults;
+pub mod health;
 pub mod journal;
 pub mod link;
 pub mod observe;
 pub mod peer;
 pub mod router;
+mod start;
 pub mod supervise;
+
+pub use start::{Handles, StartError, start};
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -18,21 +24,6 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 pub fn link_number() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Relaxed)
-}
-
-/// The addresses of a running node's actors. Cheap to clone.
-#[derive(Clone)]
-pub struct Handles {
-    /// Who is there.
-    pub directory: std::sync::Arc<directory::Directory>,
-    /// Where publishes go.
-    pub router: actix::Addr<router::Router>,
-    /// Where questions and changes go.
-    pub admin: actix::Addr<admin::Admin>,
-    /// Where watches go.
-    pub observer: actix::Addr<observe::Observer>,
-    /// The journal's epoch: what deliver frames and welcomes carry.
-    pub epoch: u32,
 }
 
 /// The bounds of a node's actors.
@@ -57,4 +48,15 @@ impl Default for Limits {
             queued_bytes_max: 32 * 1024 * 1024,
         }
     }
+}
+
+/// What a node counts beside its peers.
+#[derive(Debug, Default)]
+pub struct Figures {
+    /// Messages confirmed since the start.
+    pub confirmed: AtomicU64,
+    /// Open connections; kept by whoever accepts and dials them.
+    pub connections: AtomicU64,
+    /// When the process started, milliseconds since the Unix epoch.
+    pub started_ms: u64,
 }

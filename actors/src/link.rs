@@ -10,6 +10,7 @@ use restante_protocol::admin::PeerUrl;
 use restante_protocol::frame::{Confirm, Refuse, ReplyKind};
 use restante_protocol::id::{MessageId, PeerId};
 use restante_protocol::name::Name;
+use restante_protocol::refusal::Refusal;
 use std::sync::Arc;
 
 /// A delivery as a link sends it.
@@ -40,7 +41,7 @@ pub trait Link: Send + Sync {
 
     /// Ends the link. The receiver is told why, where the transport can say so. No
     /// [`crate::peer::LinkDown`] follows for a link its peer has closed.
-    fn close(&self, why: &restante_protocol::refusal::Refusal);
+    fn close(&self, why: &Refusal);
 }
 
 /// Opens links for peers whose URL says where to dial.
@@ -79,6 +80,10 @@ pub trait ProducerLink: Send + Sync {
 
     /// A newer connection speaks for this producer: say so and close.
     fn supersede(&self);
+
+    /// The outcome of this connection's undecided publishes cannot be told now: say why and close,
+    /// so that the producer repeats them under the same sequences later.
+    fn abandon(&self, why: &Refusal);
 
     /// Whether the connection is gone, so that nothing more need be said to it.
     fn is_closed(&self) -> bool;

@@ -13,7 +13,7 @@
 use crate::clock;
 use crate::directory::Marks;
 use actix::dev::ContextFut;
-use actix::{Actor, Context, Supervised};
+use actix::{Actor, Addr, ArbiterHandle, AsyncContext, Context, Supervised};
 use restante_protocol::id::MessageNumber;
 use restante_protocol::time::Time;
 use std::collections::VecDeque;
@@ -43,8 +43,8 @@ const SUSPECTS_MAX: usize = 64;
 pub struct Crash {
     /// What the panic said, one line.
     pub panic: String,
-    /// The message in hand, if one was.
-    pub in_hand: Option<MessageNumber>,
+    /// Number and acceptance time of the message in hand, if one was.
+    pub in_hand: Option<(MessageNumber, u64)>,
     /// Crashes within the window, this one included.
     pub crashes: usize,
     /// How long the restart is held back.
@@ -131,13 +131,15 @@ where
     fn crashed(&mut self, panic: &(dyn std::any::Any + Send)) {
         let now = clock::now();
         let in_hand = Some(self.marks.in_hand.swap(0, Relaxed)).filter(|number| *number != 0);
+        let accepted_ms = self.marks.in_hand_ms.load(Relaxed);
         let condemned = in_hand.is_some_and(|number| self.intensity.blame(number));
-        if condemned {
-            self.marks.condemned.lock().extend(in_hand);
+        if let (true, Some(number)) = (condemned, in_hand) {
+            self.marks.condemned.lock().push((number, accepted_ms));
         }
         let hold = self.intensity.crashed(now);
         self.marks.restarts.fetch_add(1, Relaxed);
         let (panic, crashes) = (panic_text(panic), self.intensity.recent());
+        let in_hand = in_hand.map(|number| (number, accepted_ms));
         (self.on_crash)(Crash { panic, in_hand, crashes, hold, condemned });
         self.hold = Some(Box::pin(tokio::time::sleep(hold)));
     }
@@ -171,6 +173,48 @@ where
                 Err(panic) => self.crashed(&*panic),
             }
         }
+    }
+}
+
+/// Starts an actor under supervision on another arbiter.
+///
+/// # Errors
+/// When the arbiter has ended.
+pub fn start_in<A>(
+    arbiter: &ArbiterHandle,
+    name: &'static str,
+    make: impl FnOnce() -> A + Send + 'static,
+) -> std::io::Result<Addr<A>>
+where
+    A: Actor<Context = Context<A>> + Supervised,
+{
+    let (tell, told) = std::sync::mpsc::channel();
+    arbiter.spawn_fn(move || {
+        let ctx = Context::<A>::new();
+        // Whoever asked waits for exactly this.
+        let _ = tell.send(ctx.address());
+        let on_crash = move |crash: Crash| {
+            let crashes = u32::try_from(crash.crashes).unwrap_or(u32::MAX);
+            crate::events::actor_crashed(name, None, None, &crash.panic, crashes);
+        };
+        actix_rt::spawn(Supervision::new(ctx.into_future(make()), Arc::default(), on_crash));
+    });
+    told.recv().map_err(|_| std::io::Error::other("an arbiter ended before its actors started"))
+}
+
+/// Runs an actor that cannot be rebuilt in place, because others hold what it knew. When it panics
+/// the node has to start anew from its journal: `on_panic` is told, and the future ends.
+pub async fn watch_over(actor: impl Future<Output = ()>, on_panic: impl FnOnce(String)) {
+    let mut actor = std::pin::pin!(actor);
+    let panic = std::future::poll_fn(|cx| {
+        match catch_unwind(AssertUnwindSafe(|| actor.as_mut().poll(cx))) {
+            Ok(poll) => poll.map(|()| None),
+            Err(panic) => Poll::Ready(Some(panic_text(&*panic))),
+        }
+    })
+    .await;
+    if let Some(panic) = panic {
+        on_panic(panic);
     }
 }
 

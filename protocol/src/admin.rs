@@ -62,6 +62,34 @@ impl Default for PeerSettings {
     }
 }
 
+impl PeerSettings {
+    /// The values of `new` that differ from these, as `name=value` words, for the log.
+    #[must_use]
+    pub fn differences(&self, new: &PeerSettings) -> Vec<String> {
+        let mut words = Vec::new();
+        macro_rules! compare {
+            ($($field:ident),*) => {
+                let PeerSettings { $($field),* } = new;
+                $( if self.$field != *$field {
+                    words.push(format!("{}={:?}", stringify!($field), $field));
+                } )*
+            };
+        }
+        compare!(
+            window_messages,
+            window_bytes,
+            ack_timeout_ms,
+            backoff_ms_min,
+            backoff_ms_max,
+            retry_schedule_ms,
+            order,
+            queue_messages_max,
+            queue_bytes_max
+        );
+        words
+    }
+}
+
 /// What is promised about the order of deliveries to one peer (promise P2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

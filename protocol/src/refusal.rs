@@ -102,6 +102,8 @@ refusals! {
     WrongKind = 39, "wrong_kind", "attach only to peers whose URL is attach:";
     /// The node has as many of these as its configuration allows.
     LimitReached = 40, "limit_reached", "raise the limit in the node's configuration";
+    /// An operator holds the peer; its messages wait.
+    Paused = 41, "paused", "resume it: restante peer resume NAME";
     /// The principal may not do this.
     NotAllowed = 50, "not_allowed", "log in with a key that has the role";
     /// The receiver refused for good.

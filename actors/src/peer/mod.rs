@@ -1,16 +1,408 @@
 //! The peer actor: feed the core, drain it, arm one timer.
+//!
+//! Every message that arrives is handed to the [`Delivery`] core and marks the actor dirty; one
+//! [`Drain`] per turn of the mailbox then takes out of the core all it has to give: deliveries for
+//! the link, settled messages for the journal, reports for health, a stretch to load. The core holds
+//! no truth that the journal does not: after a panic it is thrown away and built anew from there,
+//! exactly as at boot.
 
+mod drain;
 pub mod messages;
-pub use messages::*;
+mod started;
 
+pub use messages::*;
+pub use started::{Budget, PeerConfig, Shared, spawn};
+
+use crate::clock;
+use crate::health::PeerReport;
+use crate::journal::{Page, Read, ReadError};
+use crate::link::{Outgoing, SharedLink};
 use actix::prelude::*;
-use restante_protocol::delivery::types::{Snapshot, Whereabouts};
+use bytes::Bytes;
+use drain::Drain;
+use restante_protocol::delivery::Delivery;
+use restante_protocol::delivery::types::{Entry, Snapshot, Whereabouts};
+use restante_protocol::id::MessageNumber;
+use restante_protocol::message::Body;
 use restante_protocol::refusal::{Code, Refusal};
+use restante_protocol::time::Time;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Messages a mailbox holds while its peer is held back after crashes.
+const MAILBOX_CAPACITY: usize = 1_024;
 
 /// The actor that serves one peer.
-pub struct Peer;
+pub struct Peer {
+    config: PeerConfig,
+    shared: Arc<Shared>,
+    marks: Arc<crate::directory::Marks>,
+    core: Delivery<Bytes>,
+    link: Option<Attachment>,
+    /// Number of the dial under way.
+    dialling: Option<u64>,
+    /// Messages in flight whose producer awaits an answer.
+    calls: HashSet<MessageNumber>,
+    /// Return values of messages acked since the last drain.
+    values: Vec<(MessageNumber, Bytes)>,
+    /// Condemned messages on their way to being parked, and when they were accepted.
+    condemned: Vec<(MessageNumber, u64)>,
+    dirty: bool,
+    timer: Option<(Time, SpawnHandle)>,
+    observed_at: Time,
+    observed_stale: bool,
+    /// Bytes of bodies this peer counts against the budget all peers share.
+    budgeted: usize,
+    outgoing: Vec<Outgoing>,
+    settled: Vec<MessageNumber>,
+}
+
+/// The link in use.
+struct Attachment {
+    link: SharedLink,
+    number: u64,
+    /// The tag after the last one sent: where a rebuilt core goes on.
+    next_tag: u64,
+    /// The receiver's grant, as an absolute tag.
+    grant: Option<u64>,
+}
+
 impl Actor for Peer {
     type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX_CAPACITY);
+        self.mark_dirty(ctx);
+    }
+
+    fn stopped(&mut self, _ctx: &mut Self::Context) {
+        self.give_back_budget();
+    }
 }
-macro_rules! stub { ($($m:ident => $t:ty, $e:expr;)*) => { $(impl Handler<$m> for Peer { type Result = MessageResult<$m>; fn handle(&mut self, _: $m, _: &mut Context<Self>) -> Self::Result { let v: $t = $e; MessageResult(v) } })* } }
-stub! { Enqueue => (), (); LinkUp => Result<u64, Refusal>, Err(Refusal::new(Code::Internal, "")); LinkDown => (), (); Acked => (), (); AckedValue => (), (); Nacked => (), (); Granted => (), (); Writable => (), (); Reconfigure => (), (); Retire => (), (); Inspect => Option<Snapshot>, None; Locate => Option<Whereabouts>, None; }
+
+impl Supervised for Peer {
+    /// The same as a boot: what this incarnation knew is gone, what the journal knows is not. The
+    /// link stays, and goes on under tags it has not seen.
+    fn restarting(&mut self, ctx: &mut Self::Context) {
+        let now = clock::now();
+        self.give_back_budget();
+        self.core = self.shared.new_core(&self.config, now);
+        self.calls.clear();
+        self.values.clear();
+        self.outgoing.clear();
+        self.settled.clear();
+        self.dirty = false;
+        self.timer = None;
+        self.dialling = None;
+        self.park_condemned(now);
+        if let Some(attachment) = &self.link {
+            // There is no need for the dial that a new core begins with.
+            while self.core.poll_link().is_some() {}
+            self.core.handle_link_up(now, attachment.next_tag, attachment.grant);
+        }
+        self.mark_dirty(ctx);
+    }
+}
+
+impl Peer {
+    fn mark_dirty(&mut self, ctx: &mut Context<Self>) {
+        if !self.dirty {
+            self.dirty = true;
+            ctx.notify(Drain);
+        }
+    }
+
+    fn on_link(&self, number: u64) -> bool {
+        self.link.as_ref().is_some_and(|attachment| attachment.number == number)
+    }
+
+    /// Sets aside the messages that killed this actor too often.
+    fn park_condemned(&mut self, now: Time) {
+        for (number, accepted_ms) in std::mem::take(&mut *self.marks.condemned.lock()) {
+            let kills = crate::supervise::KILLS_MAX;
+            let reason = format!("poison: its handling crashed the peer's actor {kills} times");
+            // One that is no longer open needs no parking.
+            if self.core.handle_exclude(now, number, 0, &reason).is_ok() {
+                self.condemned.push((number, accepted_ms));
+            }
+        }
+    }
+
+    fn give_back_budget(&mut self) {
+        self.shared.queued_bytes.give(std::mem::take(&mut self.budgeted));
+    }
+
+    fn report(&self, report: PeerReport) {
+        // Health's mailbox is large and its work is cheap; should it ever be full, the verdict
+        // still stands in the marks and only a log line is late.
+        let _ = self.shared.health.try_send(report);
+    }
+
+    /// Reads a stretch of the backlog for the core.
+    fn load(&mut self, read: Read, ctx: &mut Context<Self>) {
+        let page = self.shared.journal.next(read).into_actor(self);
+        ctx.spawn(page.map(move |page, peer, ctx| {
+            peer.loaded(page);
+            peer.mark_dirty(ctx);
+        }));
+    }
+
+    fn loaded(&mut self, page: Result<Page, ReadError>) {
+        let now = clock::now();
+        match page {
+            Ok(page) => {
+                let entries = page.messages.into_iter().map(|stored| {
+                    let key = Body::parse(&stored.body).ok().and_then(|body| body.key_hash());
+                    Entry {
+                        number: stored.number,
+                        accepted_ms: stored.accepted_ms,
+                        bytes: u32::try_from(stored.body.len()).unwrap_or(u32::MAX),
+                        key,
+                        body: stored.body,
+                    }
+                });
+                self.core.handle_loaded(now, entries, page.through);
+            }
+            Err(ReadError::Unavailable(_)) => self.core.handle_load_failed(now),
+            Err(ReadError::Damaged { number, detail, through }) => {
+                // Never a silent skip: it is set aside by name, and the rest is served.
+                let why = format!("damaged on disk: {detail}");
+                // An error says that it is not open any more, and then it is not missed either.
+                let _ = self.core.handle_exclude(now, number, 0, &why);
+                self.core.handle_loaded(now, std::iter::empty(), through.max(number));
+            }
+        }
+    }
+
+    /// Takes over what an [`Enqueue`] brings: slices of the batch while they can be sent at once,
+    /// copies when they have to wait (a slice pins the whole batch), and only their count when the
+    /// memory all peers share is used up.
+    fn enqueue(&mut self, enqueue: Enqueue) {
+        let now = clock::now();
+        let missed = enqueue.missed;
+        if missed.messages > 0 {
+            self.core.handle_missed(now, missed.newest, missed.messages, missed.bytes);
+        }
+        let Some(last) = enqueue.messages.last() else { return };
+        let newest = enqueue.first_number + u64::from(last.index);
+        let bytes: u64 = enqueue.messages.iter().map(|message| u64::from(message.body_len)).sum();
+        let fits = self.link.as_ref().is_some_and(|link| link.link.room() as u64 >= bytes);
+        let at_once = fits && self.core.takes_at_once(enqueue.messages.len(), bytes);
+        if !at_once {
+            let room = self.core.keeps_bodies() && self.take_budget(bytes);
+            if !room {
+                self.core.handle_missed(now, newest, enqueue.messages.len() as u64, bytes);
+                return;
+            }
+        }
+        let (chunk, accepted_ms) = (&enqueue.chunk, enqueue.accepted_ms);
+        let entries = enqueue.messages.iter().map(|message| {
+            let at = message.body_at as usize;
+            let range = at..at + message.body_len as usize;
+            let body =
+                if at_once { chunk.slice(range) } else { Bytes::copy_from_slice(&chunk[range]) };
+            Entry {
+                number: enqueue.first_number + u64::from(message.index),
+                accepted_ms,
+                bytes: message.body_len,
+                key: message.key,
+                body,
+            }
+        });
+        self.core.handle_enqueue(now, entries);
+    }
+
+    fn take_budget(&mut self, bytes: u64) -> bool {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        let taken = self.shared.queued_bytes.take(bytes);
+        if taken {
+            self.budgeted += bytes;
+        }
+        taken
+    }
+
+    fn link_gone(&mut self, why: &str, connected: bool) {
+        self.link = None;
+        self.core.handle_link_down(clock::now(), why, connected);
+    }
+}
+
+impl Handler<Enqueue> for Peer {
+    type Result = ();
+
+    fn handle(&mut self, enqueue: Enqueue, ctx: &mut Context<Self>) {
+        self.enqueue(enqueue);
+        self.mark_dirty(ctx);
+    }
+}
+
+impl Handler<LinkUp> for Peer {
+    type Result = Result<u64, Refusal>;
+
+    fn handle(&mut self, up: LinkUp, ctx: &mut Context<Self>) -> Self::Result {
+        let wanted =
+            if up.dialled { self.dialling == Some(up.number) } else { self.link.is_none() };
+        if !wanted {
+            let name = &self.config.name;
+            return Err(Refusal::new(
+                Code::AlreadyAttached,
+                format!("{name} is being served by another connection"),
+            ));
+        }
+        if !up.dialled && self.config.dials() {
+            return Err(Refusal::new(
+                Code::WrongKind,
+                format!("{} is dialled by the node, at {}", self.config.name, self.config.url),
+            ));
+        }
+        if self.config.paused {
+            let detail = format!("{} is held by an operator", self.config.name);
+            return Err(Refusal::new(Code::Paused, detail));
+        }
+        self.dialling = None;
+        const FIRST_TAG: u64 = 1;
+        self.core.handle_link_up(clock::now(), FIRST_TAG, up.grant);
+        self.link = Some(Attachment {
+            link: up.link,
+            number: up.number,
+            next_tag: FIRST_TAG,
+            grant: up.grant,
+        });
+        self.mark_dirty(ctx);
+        Ok(FIRST_TAG)
+    }
+}
+
+impl Handler<LinkDown> for Peer {
+    type Result = ();
+
+    fn handle(&mut self, down: LinkDown, ctx: &mut Context<Self>) {
+        if self.on_link(down.number) {
+            self.link_gone(&down.why, true);
+        } else if self.dialling == Some(down.number) {
+            self.dialling = None;
+            self.link_gone(&down.why, down.connected);
+        } else {
+            return;
+        }
+        self.mark_dirty(ctx);
+    }
+}
+
+impl Handler<Acked> for Peer {
+    type Result = ();
+
+    fn handle(&mut self, acked: Acked, ctx: &mut Context<Self>) {
+        if self.on_link(acked.number) {
+            let now = clock::now();
+            for range in acked.ranges {
+                self.core.handle_ack(now, range.first, range.last);
+            }
+            self.mark_dirty(ctx);
+        }
+    }
+}
+
+impl Handler<AckedValue> for Peer {
+    type Result = ();
+
+    fn handle(&mut self, acked: AckedValue, ctx: &mut Context<Self>) {
+        if self.on_link(acked.number) {
+            if let Some(number) = self.core.handle_ack_value(clock::now(), acked.tag) {
+                self.values.push((number, acked.value));
+            }
+            self.mark_dirty(ctx);
+        }
+    }
+}
+
+impl Handler<Nacked> for Peer {
+    type Result = ();
+
+    fn handle(&mut self, nacked: Nacked, ctx: &mut Context<Self>) {
+        if self.on_link(nacked.number) {
+            let after = Duration::from_millis(u64::from(nacked.retry_after_ms));
+            let after = Some(after).filter(|after| !after.is_zero());
+            let now = clock::now();
+            self.core.handle_nack(now, nacked.tag, nacked.permanent, after, &nacked.reason);
+            self.mark_dirty(ctx);
+        }
+    }
+}
+
+impl Handler<Granted> for Peer {
+    type Result = ();
+
+    fn handle(&mut self, granted: Granted, ctx: &mut Context<Self>) {
+        let Some(attachment) = self.link.as_mut() else { return };
+        if attachment.number == granted.number {
+            attachment.grant = Some(granted.messages);
+            self.core.handle_grant(clock::now(), granted.messages);
+            self.mark_dirty(ctx);
+        }
+    }
+}
+
+impl Handler<Writable> for Peer {
+    type Result = ();
+
+    fn handle(&mut self, writable: Writable, ctx: &mut Context<Self>) {
+        if self.on_link(writable.number) {
+            self.mark_dirty(ctx);
+        }
+    }
+}
+
+impl Handler<Reconfigure> for Peer {
+    type Result = ();
+
+    fn handle(&mut self, change: Reconfigure, ctx: &mut Context<Self>) {
+        let now = clock::now();
+        let moved = change.url != self.config.url;
+        self.config.url = change.url;
+        self.config.settings = change.settings;
+        self.core.handle_policy(now, &self.config.settings);
+        if change.paused != self.config.paused {
+            self.config.paused = change.paused;
+            if change.paused {
+                self.core.handle_pause(now);
+            } else {
+                self.core.handle_resume(now);
+            }
+        }
+        if moved {
+            self.dialling = None;
+            self.core.handle_address_changed(now, self.config.dials());
+        }
+        self.mark_dirty(ctx);
+    }
+}
+
+impl Handler<Retire> for Peer {
+    type Result = ();
+
+    fn handle(&mut self, _: Retire, ctx: &mut Context<Self>) {
+        if let Some(attachment) = self.link.take() {
+            let gone = format!("{} has been removed", self.config.name);
+            attachment.link.close(&Refusal::new(Code::NotFound, gone));
+        }
+        ctx.stop();
+    }
+}
+
+impl Handler<Inspect> for Peer {
+    type Result = MessageResult<Inspect>;
+
+    fn handle(&mut self, _: Inspect, _: &mut Context<Self>) -> Self::Result {
+        MessageResult(Some::<Snapshot>(self.core.snapshot(clock::now())))
+    }
+}
+
+impl Handler<Locate> for Peer {
+    type Result = MessageResult<Locate>;
+
+    fn handle(&mut self, locate: Locate, _: &mut Context<Self>) -> Self::Result {
+        MessageResult::<Locate>(self.core.whereabouts(locate.0) as Option<Whereabouts>)
+    }
+}

@@ -132,6 +132,11 @@ pub struct PeerRecordView {
 #[rtype(result = "Vec<PeerRecordView>")]
 pub struct PeerRecords(pub Option<String>);
 
+/// What to call these peers, present or removed, in the order asked.
+#[derive(Message)]
+#[rtype(result = "Vec<String>")]
+pub struct PeerLabels(pub Vec<PeerId>);
+
 /// Takes no more publishes; answered when everything accepted before is decided.
 #[derive(Message)]
 #[rtype(result = "()")]

@@ -1,16 +1,291 @@
-//! The router actor.
+//! The router actor: takes publishes, makes them durable, confirms them, and hands them to the peers.
+//!
+//! ```text
+//! PublishBatch ─► publish.rs: dedupe, resolve, quotas ─► record in the batch being built
+//!                                                              │ once per mailbox turn
+//!                              commit.rs: journal.append ◄─────┘
+//!                                     │ durable
+//!                                     ├─► confirm ─► producer
+//!                                     └─► Enqueue, one per peer ─► peer actors
+//! ```
+//!
+//! It is the only one that appends, so the order of its turns is the order of the log; it never
+//! waits for a peer, a connection or the disk. Changes by operators take the same way
+//! (administer.rs): checked against the state as of the last append, appended, and in effect once
+//! durable.
 
+mod administer;
+mod batch;
+mod commit;
+mod disposal;
 pub mod messages;
+mod publish;
+mod slots;
+
 pub use messages::*;
 
+use crate::journal::Completion;
+use crate::link::SharedProducer;
+use crate::peer::{PeerConfig, Shared};
+use crate::{Figures, Limits, peer};
 use actix::prelude::*;
+use batch::{Building, Pending};
 use restante_protocol::admin::AdminDone;
+use restante_protocol::id::{MessageNumber, PeerId};
 use restante_protocol::refusal::{Code, Refusal};
+use restante_protocol::registry::{AdminEvent, Peer as PeerRecord};
+use restante_protocol::state::{Applied, NodeState, StateEvent};
+use slots::{Slot, Slots};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::oneshot;
+
+/// Messages the mailbox holds; a connection that finds it full keeps its batch and tries again.
+const MAILBOX_CAPACITY: usize = 1_024;
+/// A batch is appended at this size without waiting for the end of the mailbox turn, in bytes.
+const BUILDING_BYTES_MAX: usize = 1024 * 1024;
+/// When peers whose mailboxes were full are told what they missed, if nothing happens before.
+const OWED_RETRY: Duration = Duration::from_millis(50);
+/// Flushes that may be awaited at a time.
+const FLUSHES_MAX: usize = 65_536;
 
 /// The router.
-pub struct Router;
+pub struct Router {
+    shared: Arc<Shared>,
+    journal: Arc<dyn crate::journal::Journal>,
+    limits: Limits,
+    figures: Arc<Figures>,
+    /// As of the last append.
+    state: NodeState,
+    completions: Option<UnboundedReceiver<Completion>>,
+    slots: Slots,
+    building: Building,
+    pending: VecDeque<Pending>,
+    /// Bytes appended and not yet durable.
+    in_hand_bytes: usize,
+    /// Counts publishes, to tell a receiver named twice in one.
+    publishes: u64,
+    /// The connection that speaks for each producer.
+    sessions: HashMap<u32, SharedProducer>,
+    calls: HashMap<MessageNumber, Call>,
+    /// Changes that have just become durable.
+    effects: Vec<Effected>,
+    leaving: administer::Leaving,
+    flushes: HashMap<u64, Vec<oneshot::Sender<Result<(), Refusal>>>>,
+    next_flush: u64,
+    owed: Vec<PeerId>,
+    retrying_owed: bool,
+    flushing: bool,
+    failed: bool,
+    draining: bool,
+    drained: Vec<oneshot::Sender<()>>,
+}
+
+/// A producer awaits this message's end.
+struct Call {
+    from: SharedProducer,
+    sequence: u64,
+}
+
+/// What an operator's change does to the running node once it is durable.
+struct AdminEffect {
+    event: AdminEvent,
+    /// The record as it was, for the log.
+    before: Option<PeerRecord>,
+    by: String,
+    /// Messages that waited when a peer was removed.
+    waiting: u64,
+}
+
+/// A durable change whose effect and answer are due.
+struct Effected {
+    effect: AdminEffect,
+    reply: oneshot::Sender<Result<AdminDone, Refusal>>,
+    done: AdminDone,
+}
+
+impl Router {
+    /// A router over what a journal remembers.
+    #[must_use]
+    pub fn new(
+        shared: Arc<Shared>,
+        state: NodeState,
+        completions: UnboundedReceiver<Completion>,
+        limits: Limits,
+        figures: Arc<Figures>,
+    ) -> Router {
+        Router {
+            journal: Arc::clone(&shared.journal),
+            shared,
+            limits,
+            figures,
+            state,
+            completions: Some(completions),
+            slots: Slots::default(),
+            building: Building::default(),
+            pending: VecDeque::new(),
+            in_hand_bytes: 0,
+            publishes: 0,
+            sessions: HashMap::new(),
+            calls: HashMap::new(),
+            effects: Vec::new(),
+            leaving: administer::Leaving::new(),
+            flushes: HashMap::new(),
+            next_flush: 1,
+            owed: Vec::new(),
+            retrying_owed: false,
+            flushing: false,
+            failed: false,
+            draining: false,
+            drained: Vec::new(),
+        }
+    }
+
+    /// Starts the actor of a peer and gives it a slot.
+    fn seat(&mut self, record: &PeerRecord) {
+        let config = PeerConfig {
+            id: record.id,
+            name: record.name.clone(),
+            url: record.url.clone(),
+            settings: record.settings.clone(),
+            paused: record.paused,
+        };
+        let seat = peer::spawn(config, &self.shared);
+        self.slots.insert(record.id, Slot::new(&seat, &record.settings));
+    }
+
+    /// Whoever waits for the router to be idle is told once it is.
+    fn answer_drain(&mut self) {
+        if self.draining && self.pending.is_empty() && self.building.is_empty() {
+            for reply in self.drained.drain(..) {
+                let _ = reply.send(());
+            }
+        }
+    }
+}
+
 impl Actor for Router {
     type Context = Context<Self>;
+
+    /// The same at first boot and after a crash: a peer per record, and what was begun goes on.
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX_CAPACITY);
+        if let Some(mut completions) = self.completions.take() {
+            ctx.add_stream(futures_util::stream::poll_fn(move |cx| completions.poll_recv(cx)));
+        }
+        let records: Vec<PeerRecord> = self.state.registry.peers().cloned().collect();
+        for record in &records {
+            self.seat(record);
+        }
+        let unfinished: Vec<PeerId> =
+            self.state.registry.unfinished().map(|removed| removed.peer.id).collect();
+        for id in unfinished {
+            self.dispose(id, "restart".to_owned(), ctx);
+        }
+    }
 }
-macro_rules! stub { ($($m:ident => $t:ty, $e:expr;)*) => { $(impl Handler<$m> for Router { type Result = MessageResult<$m>; fn handle(&mut self, _: $m, _: &mut Context<Self>) -> Self::Result { let v: $t = $e; MessageResult(v) } })* } }
-stub! { PublishBatch => (), (); OpenProducer => Result<OpenedProducer, Refusal>, Err(Refusal::new(Code::Internal, "")); Administer => Result<AdminDone, Refusal>, Err(Refusal::new(Code::Internal, "")); CallEnded => (), (); FlushSettles => Result<(), Refusal>, Ok(()); PeerRecords => Vec<PeerRecordView>, Vec::new(); Drain => (), (); }
+
+impl Handler<OpenProducer> for Router {
+    type Result = ResponseFuture<Result<OpenedProducer, Refusal>>;
+
+    fn handle(&mut self, open: OpenProducer, ctx: &mut Context<Self>) -> Self::Result {
+        let (reply, answer) = oneshot::channel();
+        self.open_producer(open, reply);
+        self.flush_soon(ctx);
+        answered(answer)
+    }
+}
+
+impl Router {
+    /// Interns a producer identity under a new epoch, durably, and takes the older connection's
+    /// place.
+    fn open_producer(
+        &mut self,
+        open: OpenProducer,
+        reply: oneshot::Sender<Result<OpenedProducer, Refusal>>,
+    ) {
+        // What the older connection had in the batch counts as decided before the hello.
+        self.append_building();
+        let event = match self.state.producers.open(open.id) {
+            Ok(event) => event,
+            Err(why) => {
+                let _ = reply.send(Err(why));
+                return;
+            }
+        };
+        if let Some(older) = self.sessions.remove(&event.index) {
+            older.supersede();
+        }
+        for evicted in &event.evicts {
+            self.sessions.remove(evicted);
+        }
+        match self.append_state(&StateEvent::Producer(event)) {
+            Ok(Applied::Producer(opened)) => {
+                let session = ProducerSession { index: opened.index, epoch: opened.epoch };
+                let opened = OpenedProducer { session, next_sequence: opened.next_sequence };
+                self.sessions.insert(session.index, open.from);
+                self.once_durable(batch::Outcome::Opened { reply, opened });
+            }
+            Ok(Applied::Admin(_)) => {}
+            Err(why) => {
+                let _ = reply.send(Err(why));
+            }
+        }
+    }
+}
+
+impl Handler<CallEnded> for Router {
+    type Result = ();
+
+    fn handle(&mut self, ended: CallEnded, _: &mut Context<Self>) {
+        if let Some(call) = self.calls.remove(&ended.number) {
+            call.from.reply(call.sequence, ended.kind, &ended.value);
+        }
+    }
+}
+
+impl Handler<FlushSettles> for Router {
+    type Result = ResponseFuture<Result<(), Refusal>>;
+
+    fn handle(&mut self, _: FlushSettles, _: &mut Context<Self>) -> Self::Result {
+        let (reply, answer) = oneshot::channel();
+        if self.flushes.len() >= FLUSHES_MAX {
+            let _ = reply.send(Err(Refusal::new(Code::Overloaded, "too many flushes at a time")));
+        } else {
+            let token = self.next_flush;
+            self.next_flush += 1;
+            self.flushes.insert(token, vec![reply]);
+            self.journal.flush(token);
+        }
+        answered(answer)
+    }
+}
+
+impl Handler<Drain> for Router {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: Drain, _: &mut Context<Self>) -> Self::Result {
+        let (reply, answer) = oneshot::channel();
+        self.draining = true;
+        self.append_building();
+        self.drained.push(reply);
+        self.answer_drain();
+        Box::pin(async move {
+            // A router that is gone has nothing left to drain.
+            let _ = answer.await;
+        })
+    }
+}
+
+/// Awaits an answer; a router that died before giving it is a defect that the asker is told of.
+fn answered<T: 'static>(
+    answer: oneshot::Receiver<Result<T, Refusal>>,
+) -> ResponseFuture<Result<T, Refusal>> {
+    Box::pin(async move {
+        answer.await.unwrap_or_else(|_| {
+            Err(Refusal::new(Code::Internal, "the router ended before it could answer"))
+        })
+    })
+}

@@ -54,6 +54,7 @@
 mod answers;
 mod backoff;
 mod connect;
+mod hand_off;
 mod held;
 mod link;
 mod loading;

@@ -82,6 +82,17 @@ impl<B> SendQueue<B> {
         self.bytes
     }
 
+    /// Bytes at hand, and kept for the end of a read.
+    pub(super) fn all_bytes(&self) -> u64 {
+        self.bytes + self.tail.as_ref().map_or(0, |tail| tail.bytes)
+    }
+
+    /// Whether a fresh message would be kept.
+    pub(super) fn keeps(&self) -> bool {
+        let has_room = self.entries.len() < self.messages_max && self.bytes < self.bytes_max;
+        (self.is_attached() && has_room) || self.tail.is_some()
+    }
+
     pub(super) fn cursor(&self) -> MessageNumber {
         self.cursor
     }

@@ -1,0 +1,285 @@
+//! Emptying the core: what it wants sent, recorded, reported, loaded and woken up for.
+
+use super::Peer;
+use crate::clock;
+use crate::health::PeerReport;
+use crate::journal::{Lane, Read, Settle};
+use crate::link::{DialTarget, Outgoing};
+use crate::router::CallEnded;
+use actix::prelude::*;
+use bytes::Bytes;
+use restante_protocol::delivery::types::{CloseReason, LinkCommand};
+use restante_protocol::frame::ReplyKind;
+use restante_protocol::id::{MessageId, MessageNumber, PeerId};
+use restante_protocol::message::body_flags;
+use restante_protocol::record::{Outcome, ParkRecord, SettleDetail, SettleRecord};
+use restante_protocol::refusal::{Code, Refusal};
+use restante_protocol::time::Time;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+/// Deliveries handed to a link at a time.
+const TRANSMIT_BATCH: usize = 512;
+/// How often a peer that changes all the time publishes how it is.
+const OBSERVE_EVERY: Duration = Duration::from_millis(200);
+
+/// Said by the actor to itself, once per turn of its mailbox.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Drain;
+
+impl Handler<Drain> for Peer {
+    type Result = ();
+
+    fn handle(&mut self, _: Drain, ctx: &mut Context<Self>) {
+        self.dirty = false;
+        let now = clock::now();
+        if self.core.next_deadline().is_some_and(|due| due <= now) {
+            self.core.handle_timeout(now);
+        }
+        self.obey_link_commands(ctx);
+        self.transmit(now);
+        self.record_settled();
+        self.record_parked();
+        self.send_reports();
+        self.return_budget();
+        self.marks.set_waiting(self.core.waiting(), self.core.waiting_bytes());
+        if let Some(load) = self.core.poll_load() {
+            let read = Read {
+                peer: self.config.id,
+                lane: Lane::Open,
+                after: load.after,
+                through: load.through,
+                bytes_max: load.bytes_max,
+                messages_max: load.messages_max,
+            };
+            self.load(read, ctx);
+        }
+        self.observe(now);
+        self.arm(now, ctx);
+    }
+}
+
+impl Peer {
+    fn obey_link_commands(&mut self, ctx: &mut Context<Self>) {
+        while let Some(command) = self.core.poll_link() {
+            match command {
+                LinkCommand::Dial => {
+                    let link = crate::link_number();
+                    self.dialling = Some(link);
+                    let target = DialTarget {
+                        id: self.config.id,
+                        name: self.config.name.clone(),
+                        url: self.config.url.clone(),
+                        link,
+                    };
+                    self.shared.dialer.dial(target, ctx.address());
+                }
+                LinkCommand::Close(reason) => {
+                    if let Some(attachment) = self.link.take() {
+                        attachment.link.close(&close_refusal(reason));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Hands the link as much as it has room for, in batches.
+    fn transmit(&mut self, now: Time) {
+        let Some(attachment) = &mut self.link else { return };
+        loop {
+            let mut room = attachment.link.room();
+            while room > 0 && self.outgoing.len() < TRANSMIT_BATCH {
+                let Some(transmit) = self.core.poll_transmit(now) else { break };
+                self.marks.take_in_hand(transmit.number, transmit.accepted_ms);
+                #[cfg(feature = "faults")]
+                crate::faults::before_transmit(&self.config.name, &transmit.body);
+                let flags = transmit.body.first().copied().unwrap_or(0);
+                let mut id = MessageId::new(
+                    transmit.accepted_ms,
+                    self.shared.node,
+                    self.shared.partition,
+                    transmit.number,
+                );
+                if flags & (body_flags::REPLY | body_flags::ORIGINAL_ID) != 0 {
+                    if flags & body_flags::REPLY != 0 {
+                        self.calls.insert(transmit.number);
+                    }
+                    id = original_id(flags, &transmit.body).unwrap_or(id);
+                }
+                attachment.next_tag = transmit.tag + 1;
+                room = room.saturating_sub(transmit.body.len() + 64);
+                self.outgoing.push(Outgoing {
+                    tag: transmit.tag,
+                    attempt: transmit.attempt,
+                    redelivered: transmit.redelivered,
+                    id,
+                    body: transmit.body,
+                });
+            }
+            self.marks.put_down();
+            if self.outgoing.is_empty() {
+                return;
+            }
+            attachment.link.transmit(&self.outgoing);
+            self.outgoing.clear();
+        }
+    }
+
+    /// One record for everything that was acked since the last drain.
+    fn record_settled(&mut self) {
+        let mut details = Vec::new();
+        while let Some(settled) = self.core.poll_settled() {
+            self.settled.push(settled.number);
+            if settled.attempts > 1 {
+                let (number, attempts) = (settled.number, settled.attempts);
+                details.push(SettleDetail { number, attempts, value: Vec::new() });
+            }
+        }
+        if self.settled.is_empty() {
+            self.values.clear();
+            return;
+        }
+        if !self.settled.is_sorted() {
+            self.settled.sort_unstable();
+        }
+        self.end_calls(&mut details);
+        let floor = self.core.floor();
+        let above = self.settled.partition_point(|number| *number <= floor);
+        let record = SettleRecord {
+            peer: self.config.id,
+            at_ms: clock::wall_ms(),
+            outcome: Outcome::Acked,
+            moved_to: PeerId::NONE,
+            floor,
+            above: self.settled[above..].to_vec(),
+            details,
+        };
+        let numbers = self.settled.clone();
+        self.settled.clear();
+        self.marks.acked.fetch_add(numbers.len() as u64, Relaxed);
+        self.shared.journal.settle(Settle { record, numbers });
+    }
+
+    /// Return values go to whoever called, and into the ledger.
+    fn end_calls(&mut self, details: &mut Vec<SettleDetail>) {
+        for (number, value) in std::mem::take(&mut self.values) {
+            if self.calls.remove(&number) {
+                self.answer(number, ReplyKind::Acked, value.clone());
+            }
+            match details.iter_mut().find(|detail| detail.number == number) {
+                Some(detail) => detail.value = value.to_vec(),
+                None => details.push(SettleDetail { number, attempts: 1, value: value.to_vec() }),
+            }
+        }
+        if !self.calls.is_empty() {
+            for number in &self.settled {
+                if self.calls.remove(number) {
+                    self.answer(*number, ReplyKind::Acked, Bytes::new());
+                }
+            }
+        }
+    }
+
+    fn answer(&self, number: MessageNumber, kind: ReplyKind, value: Bytes) {
+        // A router too busy to take it leaves the caller to its timeout; the value is in the ledger.
+        let _ = self.shared.router.get().map(|router| {
+            let ended = CallEnded { number, kind, value };
+            router.try_send(ended)
+        });
+    }
+
+    fn record_parked(&mut self) {
+        while let Some(mut parked) = self.core.poll_parked() {
+            if let Some(at) = self.condemned.iter().position(|(number, _)| *number == parked.number)
+            {
+                parked.accepted_ms = self.condemned.swap_remove(at).1;
+            }
+            self.marks.parked.fetch_add(1, Relaxed);
+            if self.calls.remove(&parked.number) {
+                let reason = Bytes::from(parked.reason.clone());
+                self.answer(parked.number, ReplyKind::Refused, reason);
+            }
+            self.report(PeerReport::parked(&self.config, &parked));
+            self.shared.journal.park(ParkRecord {
+                peer: self.config.id,
+                number: parked.number,
+                at_ms: clock::wall_ms(),
+                attempts: parked.attempts,
+                reason: parked.reason,
+            });
+        }
+    }
+
+    fn send_reports(&mut self) {
+        while let Some(report) = self.core.poll_report() {
+            // A verdict is published at once, whatever the pace of the rest.
+            self.observed_at = Time::ZERO;
+            self.report(PeerReport::core(&self.config, report));
+        }
+    }
+
+    /// Bodies that left the core no longer count against the shared budget.
+    fn return_budget(&mut self) {
+        let held = usize::try_from(self.core.held_bytes()).unwrap_or(usize::MAX);
+        if self.budgeted > held {
+            self.shared.queued_bytes.give(self.budgeted - held);
+            self.budgeted = held;
+        }
+    }
+
+    /// Publishes how the peer is, at most once per [`OBSERVE_EVERY`] unless a verdict changed.
+    fn observe(&mut self, now: Time) {
+        self.observed_stale = now.since(self.observed_at) < OBSERVE_EVERY;
+        if !self.observed_stale {
+            self.observed_at = now;
+            self.rest();
+            *self.marks.observed.lock() = Some(self.core.snapshot(now));
+            self.shared.directory.note_change(self.config.id, &self.marks);
+        }
+    }
+
+    /// Gives back the memory of a burst once nothing waits.
+    fn rest(&mut self) {
+        if self.core.waiting() == 0 {
+            self.core.trim();
+            self.outgoing = Vec::new();
+            self.settled = Vec::new();
+        }
+    }
+
+    /// Arms one timer for the next thing due. One that is already armed for earlier is left to
+    /// fire: the drain it causes arms the next.
+    fn arm(&mut self, now: Time, ctx: &mut Context<Self>) {
+        let observe = self.observed_stale.then(|| self.observed_at + OBSERVE_EVERY);
+        let Some(due) = self.core.next_deadline().into_iter().chain(observe).min() else { return };
+        if let Some((armed, handle)) = self.timer {
+            if armed <= due {
+                return;
+            }
+            ctx.cancel_future(handle);
+        }
+        let handle = ctx.run_later(due.since(now), |peer, ctx| {
+            peer.timer = None;
+            peer.mark_dirty(ctx);
+        });
+        self.timer = Some((due, handle));
+    }
+}
+
+/// The id a handed-over message was first accepted under.
+fn original_id(flags: u8, body: &[u8]) -> Option<MessageId> {
+    if flags & body_flags::ORIGINAL_ID == 0 {
+        return None;
+    }
+    let id = body.get(1..17)?.try_into().ok()?;
+    Some(MessageId(u128::from_be_bytes(id)))
+}
+
+fn close_refusal(reason: CloseReason) -> Refusal {
+    match reason {
+        CloseReason::Late => Refusal::new(Code::TimedOut, "no ack in time, several times in a row"),
+        CloseReason::Paused => Refusal::new(Code::Paused, "an operator holds this peer"),
+        CloseReason::Changed => Refusal::new(Code::NotFound, "the peer's address has changed"),
+    }
+}

@@ -1,0 +1,153 @@
+//! How a peer actor comes to life.
+
+use super::Peer;
+use crate::clock;
+use crate::directory::{Directory, Marks, Seat};
+use crate::health::{Health, PeerReport};
+use crate::journal::Journal;
+use crate::link::Dialer;
+use crate::router::Router;
+use crate::supervise::Supervision;
+use actix::prelude::*;
+use bytes::Bytes;
+use restante_protocol::admin::{PeerSettings, PeerUrl};
+use restante_protocol::delivery::Delivery;
+use restante_protocol::delivery::types::Start;
+use restante_protocol::id::{MessageNumber, NodeTag, PeerId};
+use restante_protocol::name::Name;
+use restante_protocol::time::Time;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+/// What an operator said of the peer.
+#[derive(Clone, Debug)]
+pub struct PeerConfig {
+    /// Its identity.
+    pub id: PeerId,
+    /// Its name.
+    pub name: Name,
+    /// Where it is reached.
+    pub url: PeerUrl,
+    /// How it is served.
+    pub settings: PeerSettings,
+    /// Whether an operator holds it.
+    pub paused: bool,
+}
+
+impl PeerConfig {
+    /// Whether the node opens the connection.
+    #[must_use]
+    pub fn dials(&self) -> bool {
+        !matches!(self.url, PeerUrl::Attach)
+    }
+}
+
+/// What all peers of a node share.
+pub struct Shared {
+    /// Where messages are kept.
+    pub journal: Arc<dyn Journal>,
+    /// How receivers are reached.
+    pub dialer: Arc<dyn Dialer>,
+    /// Who is there.
+    pub directory: Arc<Directory>,
+    /// Who is told.
+    pub health: Addr<Health>,
+    /// Who answers callers; set once the router has started.
+    pub router: OnceLock<Addr<Router>>,
+    /// Part of every message id.
+    pub node: NodeTag,
+    /// Part of every message id.
+    pub partition: u16,
+    /// What had been appended when the process started: up to here anything may have been sent.
+    pub maybe_sent: MessageNumber,
+    /// The memory that waiting bodies may take.
+    pub queued_bytes: Budget,
+}
+
+impl Shared {
+    /// A core as the journal says it should be, at boot and after a crash alike.
+    pub(super) fn new_core(&self, config: &PeerConfig, now: Time) -> Delivery<Bytes> {
+        let backlog = self.journal.backlog(config.id);
+        let start = Start {
+            floor: backlog.floor,
+            newest: backlog.newest,
+            messages: backlog.messages,
+            bytes: backlog.bytes,
+            // After a crash of the actor alone, everything it had may have been sent.
+            maybe_sent: self.maybe_sent.max(backlog.newest),
+            paused: config.paused,
+            dials: config.dials(),
+        };
+        Delivery::new(now, &config.settings, start, rand::random())
+    }
+}
+
+/// A number of bytes that many share.
+pub struct Budget {
+    left: AtomicUsize,
+}
+
+impl Budget {
+    /// A budget of this many bytes.
+    #[must_use]
+    pub fn new(bytes: usize) -> Budget {
+        Budget { left: AtomicUsize::new(bytes) }
+    }
+
+    /// Takes bytes, all or none.
+    #[must_use]
+    pub fn take(&self, bytes: usize) -> bool {
+        self.left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(bytes)).is_ok()
+    }
+
+    /// Gives bytes back.
+    pub fn give(&self, bytes: usize) {
+        self.left.fetch_add(bytes, Relaxed);
+    }
+}
+
+/// Starts a peer's actor under supervision on the current arbiter and seats it.
+pub fn spawn(config: PeerConfig, shared: &Arc<Shared>) -> Arc<Seat> {
+    let marks = Arc::new(Marks::default());
+    let backlog = shared.journal.backlog(config.id);
+    marks.set_waiting(backlog.messages, backlog.bytes);
+    marks.parked.store(backlog.parked, Relaxed);
+    let ctx = Context::<Peer>::new();
+    let addr = ctx.address();
+    let seat = Arc::new(Seat {
+        id: config.id,
+        name: config.name.clone(),
+        addr,
+        marks: Arc::clone(&marks),
+    });
+    let core = shared.new_core(&config, clock::now());
+    let on_crash = {
+        let (health, config) = (shared.health.clone(), config.clone());
+        move |crash| {
+            let _ = health.try_send(PeerReport::crashed(&config, crash));
+        }
+    };
+    let peer = Peer {
+        config,
+        shared: Arc::clone(shared),
+        marks: Arc::clone(&marks),
+        core,
+        link: None,
+        dialling: None,
+        calls: HashSet::new(),
+        values: Vec::new(),
+        condemned: Vec::new(),
+        dirty: false,
+        timer: None,
+        observed_at: Time::ZERO,
+        observed_stale: false,
+        budgeted: 0,
+        outgoing: Vec::new(),
+        settled: Vec::new(),
+    };
+    shared.directory.insert(Arc::clone(&seat));
+    actix_rt::spawn(Supervision::new(ctx.into_future(peer), marks, on_crash));
+    seat
+}

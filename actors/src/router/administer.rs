@@ -1,0 +1,232 @@
+//! Changes by operators: checked, journaled, in effect, answered; in this order.
+
+use super::batch::Outcome;
+use super::{AdminEffect, PeerRecordView, PeerRecords, Router, answered};
+use crate::directory::Seat;
+use crate::events;
+use crate::peer::{Reconfigure, Retire};
+use crate::router::Administer;
+use actix::prelude::*;
+use restante_protocol::admin::{AdminCommand, AdminDone};
+use restante_protocol::id::PeerId;
+use restante_protocol::refusal::Refusal;
+use restante_protocol::registry::{AdminEvent, Disposition, Found, Peer as PeerRecord, Removed};
+use restante_protocol::state::StateEvent;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+impl Handler<Administer> for Router {
+    type Result = ResponseFuture<Result<AdminDone, Refusal>>;
+
+    fn handle(&mut self, ask: Administer, _: &mut Context<Self>) -> Self::Result {
+        let (reply, answer) = oneshot::channel();
+        match self.administer(&ask.command, &ask.by) {
+            Ok((done, effect)) => {
+                let effect = Box::new(effect);
+                self.once_durable(Outcome::Administered { reply, done, effect });
+            }
+            Err(why) => {
+                let peer = name_of(&ask.command);
+                let verb = verb(&ask.command);
+                events::admin_refused(verb, Some(peer), why.code, &why.detail, &ask.by);
+                let _ = reply.send(Err(why));
+            }
+        }
+        answered(answer)
+    }
+}
+
+impl Router {
+    fn administer(
+        &mut self,
+        command: &AdminCommand,
+        by: &str,
+    ) -> Result<(AdminDone, AdminEffect), Refusal> {
+        // What is gathered waits for its peer too.
+        self.append_building();
+        let journal = Arc::clone(&self.journal);
+        let waiting = |id: PeerId| {
+            let backlog = journal.backlog(id);
+            backlog.messages + backlog.parked
+        };
+        let event = self.state.registry.check(command, waiting)?;
+        let (id, version) = subject(&event);
+        let before = self.state.registry.get(id).cloned();
+        let removes = matches!(event, AdminEvent::PeerRemoved { .. });
+        let waiting = if removes { waiting(id) } else { 0 };
+        self.append_state(&StateEvent::Admin(event.clone()))?;
+        if removes {
+            // Nothing more is accepted for it; what was is in the log before its removal.
+            self.slots.remove(id);
+            self.leaving.extend(self.shared.directory.remove(id).map(|seat| (id, seat)));
+        }
+        let done = AdminDone { id, version, messages: waiting };
+        Ok((done, AdminEffect { event, before, by: by.to_owned(), waiting }))
+    }
+
+    /// The change is durable: let the node follow it.
+    pub(super) fn take_effect(&mut self, effect: AdminEffect, ctx: &mut Context<Self>) {
+        let AdminEffect { event, before, by, waiting } = effect;
+        match event {
+            AdminEvent::PeerAdded(record) => {
+                self.seat(&record);
+                let (name, url) = (record.name.as_str(), record.url.to_string());
+                events::peer_added(name, record.id, &url, record.version, &by);
+            }
+            AdminEvent::PeerChanged(record) => {
+                self.reconfigure(&record);
+                log_change(before.as_ref(), &record, self.waiting(record.id), &by);
+            }
+            AdminEvent::PeerRemoved { id, disposition, .. } => {
+                if let Some(removed) = self.state.registry.removed(id) {
+                    let (peer, fate) = (removed.peer.name.as_str(), self.fate(disposition));
+                    events::peer_removed(peer, id, &fate, waiting, &by);
+                }
+                self.retire(id, by, ctx);
+            }
+            AdminEvent::DispositionDone { .. } | AdminEvent::PeerForgotten { .. } => {}
+        }
+    }
+
+    fn reconfigure(&mut self, record: &PeerRecord) {
+        let Some(slot) = self.slots.get_mut(record.id) else { return };
+        slot.configure(&record.settings);
+        let change = Reconfigure {
+            url: record.url.clone(),
+            settings: record.settings.clone(),
+            paused: record.paused,
+        };
+        // Awaited in a task of its own: a full mailbox must not lose it, and nobody waits here.
+        let request = slot.addr.send(change);
+        actix_rt::spawn(async move {
+            let _ = request.await;
+        });
+    }
+
+    /// Stops the actor of a removed peer, then sees to what waited for it.
+    fn retire(&mut self, id: PeerId, by: String, ctx: &mut Context<Self>) {
+        let Some(seat) = self.leaving.remove(&id) else { return };
+        let retired = seat.addr.send(Retire).into_actor(self);
+        ctx.spawn(retired.map(move |_, router, ctx| router.dispose(id, by, ctx)));
+    }
+
+    fn waiting(&self, id: PeerId) -> u64 {
+        self.journal.backlog(id).messages
+    }
+
+    fn fate(&self, disposition: Disposition) -> String {
+        match disposition {
+            Disposition::Park => "parked".to_owned(),
+            Disposition::Purge { .. } => "purged".to_owned(),
+            Disposition::HandTo { to, .. } => {
+                format!("handed to {}", self.state.registry.label(to))
+            }
+        }
+    }
+}
+
+impl Handler<PeerRecords> for Router {
+    type Result = MessageResult<PeerRecords>;
+
+    fn handle(&mut self, asked: PeerRecords, _: &mut Context<Self>) -> Self::Result {
+        let registry = &self.state.registry;
+        let found = match asked.0.as_deref() {
+            None => registry.peers().map(PeerRecordView::present).collect(),
+            Some(name) => registry.find(name).map(PeerRecordView::of).into_iter().collect(),
+        };
+        MessageResult(found)
+    }
+}
+
+impl Handler<super::PeerLabels> for Router {
+    type Result = MessageResult<super::PeerLabels>;
+
+    fn handle(&mut self, asked: super::PeerLabels, _: &mut Context<Self>) -> Self::Result {
+        let registry = &self.state.registry;
+        MessageResult(asked.0.into_iter().map(|id| registry.label(id)).collect())
+    }
+}
+
+impl PeerRecordView {
+    fn of(found: Found<'_>) -> PeerRecordView {
+        match found {
+            Found::Present(record) => PeerRecordView::present(record),
+            Found::Removed(removed) => PeerRecordView::removed(removed),
+        }
+    }
+
+    fn present(record: &PeerRecord) -> PeerRecordView {
+        PeerRecordView {
+            id: record.id,
+            name: record.name.to_string(),
+            url: record.url.clone(),
+            settings: record.settings.clone(),
+            version: record.version,
+            paused: record.paused,
+            removed: false,
+        }
+    }
+
+    fn removed(removed: &Removed) -> PeerRecordView {
+        let label = removed.label();
+        PeerRecordView { name: label, removed: true, ..PeerRecordView::present(&removed.peer) }
+    }
+}
+
+/// Peers that have been removed and whose actors have not ended yet.
+pub(super) type Leaving = std::collections::HashMap<PeerId, Arc<Seat>>;
+
+fn subject(event: &AdminEvent) -> (PeerId, u64) {
+    match event {
+        AdminEvent::PeerAdded(record) | AdminEvent::PeerChanged(record) => {
+            (record.id, record.version)
+        }
+        AdminEvent::PeerRemoved { id, version, .. } => (*id, *version),
+        AdminEvent::DispositionDone { id } | AdminEvent::PeerForgotten { id } => (*id, 0),
+    }
+}
+
+fn verb(command: &AdminCommand) -> &'static str {
+    match command {
+        AdminCommand::PeerAdd { .. } => "peer add",
+        AdminCommand::PeerSet { .. } => "peer set",
+        AdminCommand::PeerPause { .. } => "peer pause",
+        AdminCommand::PeerResume { .. } => "peer resume",
+        AdminCommand::PeerRemove { .. } => "peer rm",
+    }
+}
+
+fn name_of(command: &AdminCommand) -> &str {
+    match command {
+        AdminCommand::PeerAdd { name, .. }
+        | AdminCommand::PeerSet { name, .. }
+        | AdminCommand::PeerPause { name, .. }
+        | AdminCommand::PeerResume { name, .. }
+        | AdminCommand::PeerRemove { name, .. } => name.as_str(),
+    }
+}
+
+fn log_change(before: Option<&PeerRecord>, now: &PeerRecord, waiting: u64, by: &str) {
+    let (name, version) = (now.name.as_str(), now.version);
+    match before {
+        Some(before) if before.paused != now.paused && now.paused => {
+            events::peer_paused(name, version, waiting, by);
+        }
+        Some(before) if before.paused != now.paused => {
+            events::peer_resumed(name, version, waiting, by);
+        }
+        _ => {
+            let changed = before.map_or_else(String::new, |before| changes(before, now));
+            events::peer_changed(name, version, &changed, by);
+        }
+    }
+}
+
+/// The values that differ, as `name=value` words.
+fn changes(before: &PeerRecord, now: &PeerRecord) -> String {
+    let mut words = before.settings.differences(&now.settings);
+    if before.url != now.url {
+        words.insert(0, format!("url={}", now.url));
+    }
+    words.join(" ")
+}

@@ -1,0 +1,220 @@
+//! What becomes of the messages of a removed peer: deleted with a ledger record each, handed to
+//! another peer under their ids, or left where they are. Works through the backlog a page at a time
+//! between the router's other turns; a restart goes on where it was.
+
+use super::Router;
+use super::batch::Building;
+use crate::clock;
+use crate::events;
+use crate::journal::{Lane, Page, Read, ReadError, Settle, Stored};
+use crate::peer::EnqueuedMessage;
+use actix::prelude::*;
+use restante_protocol::id::{MessageNumber, PeerId};
+use restante_protocol::message::Body;
+use restante_protocol::record::{
+    Outcome as End, RECORD_HEADER_BYTES, RecordKind, SettleDetail, SettleRecord, put_message_record,
+};
+use restante_protocol::registry::{AdminEvent, Destination};
+use restante_protocol::state::StateEvent;
+use std::time::Duration;
+
+/// Messages and bytes worked on in one turn.
+const PAGE_MESSAGES: usize = 1_024;
+const PAGE_BYTES: usize = 1024 * 1024;
+/// How long to wait after the journal could not be read or written.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How far a disposal has come.
+pub(super) struct Disposal {
+    id: PeerId,
+    by: String,
+    lane: Lane,
+    after: MessageNumber,
+    messages: u64,
+}
+
+impl Router {
+    /// Begins, or goes on after a restart.
+    pub(super) fn dispose(&mut self, id: PeerId, by: String, ctx: &mut Context<Self>) {
+        self.dispose_page(Disposal { id, by, lane: Lane::Open, after: 0, messages: 0 }, ctx);
+    }
+
+    fn dispose_page(&mut self, disposal: Disposal, ctx: &mut Context<Self>) {
+        let Some(destination) = self.state.registry.destination(disposal.id) else { return };
+        if destination == Destination::Park {
+            return self.disposed(disposal, destination, ctx);
+        }
+        let read = Read {
+            peer: disposal.id,
+            lane: disposal.lane,
+            after: disposal.after,
+            through: MessageNumber::MAX,
+            bytes_max: PAGE_BYTES,
+            messages_max: PAGE_MESSAGES,
+        };
+        let page = self.journal.next(read).into_actor(self);
+        ctx.spawn(page.map(move |page, router, ctx| {
+            router.dispose_of(disposal, destination, page, ctx);
+        }));
+    }
+
+    fn dispose_of(
+        &mut self,
+        mut disposal: Disposal,
+        destination: Destination,
+        page: Result<Page, ReadError>,
+        ctx: &mut Context<Self>,
+    ) {
+        let page = match page {
+            Ok(page) => page,
+            Err(ReadError::Damaged { number, detail, through }) => {
+                events::journal_finding(&format!("message {number}: {detail}"));
+                Page { messages: Vec::new(), through: through.max(number) }
+            }
+            Err(ReadError::Unavailable(_)) => return Self::dispose_later(disposal, ctx),
+        };
+        let read_to_the_end = page.messages.is_empty() && page.through == MessageNumber::MAX;
+        if read_to_the_end {
+            match disposal.lane {
+                Lane::Open => (disposal.lane, disposal.after) = (Lane::Parked, 0),
+                Lane::Parked => return self.disposed(disposal, destination, ctx),
+            }
+            return self.dispose_page(disposal, ctx);
+        }
+        let settled = match destination {
+            Destination::Purge | Destination::Park => self.purge(&disposal, &page),
+            Destination::Peer(to) => self.hand_over(&disposal, to, &page.messages, ctx),
+        };
+        if !settled {
+            return Self::dispose_later(disposal, ctx);
+        }
+        disposal.messages += page.messages.len() as u64;
+        disposal.after = page.through;
+        self.dispose_page(disposal, ctx);
+    }
+
+    fn dispose_later(disposal: Disposal, ctx: &mut Context<Self>) {
+        ctx.run_later(RETRY, move |router, ctx| router.dispose_page(disposal, ctx));
+    }
+
+    fn purge(&mut self, disposal: &Disposal, page: &Page) -> bool {
+        self.settle_page(disposal, &page.messages, End::Purged, PeerId::NONE, Vec::new());
+        true
+    }
+
+    /// Copies a page to another peer's queue, then settles it here: a crash in between hands it
+    /// over twice, under the same ids.
+    fn hand_over(
+        &mut self,
+        disposal: &Disposal,
+        to: PeerId,
+        messages: &[Stored],
+        ctx: &mut Context<Self>,
+    ) -> bool {
+        self.append_building();
+        self.building.accepted_ms = clock::wall_ms();
+        let mut copied = Vec::with_capacity(messages.len());
+        for stored in messages {
+            let id = self.id(stored.accepted_ms, stored.number);
+            if self.building.copy_to(to, id, stored) {
+                copied.push(stored.number);
+            }
+        }
+        self.gather_copies(to);
+        self.append_building();
+        // The copies' numbers go into the ledger, so that a trace can follow the message.
+        let Some(pending) = self.pending.back().filter(|_| !self.failed) else { return false };
+        let first = pending.first_number;
+        let details = copied.into_iter().zip(first..).map(|(number, copy)| SettleDetail {
+            number,
+            attempts: 0,
+            value: copy.to_be_bytes().to_vec(),
+        });
+        self.settle_page(disposal, messages, End::Moved, to, details.collect());
+        self.flush_soon(ctx);
+        true
+    }
+
+    /// Notes the copies in the building batch for the peer that gets them.
+    fn gather_copies(&mut self, to: PeerId) {
+        let Some(slot) = self.slots.get_mut(to) else { return };
+        let copies = self.building.records.iter().zip(0u32..).map(|(record, index)| {
+            let header = RECORD_HEADER_BYTES as u32;
+            let fixed = restante_protocol::record::MESSAGE_FIXED_BYTES as u32 + 4;
+            let body_at = record.offset + header + fixed;
+            let body_len = record.body_len - fixed;
+            (EnqueuedMessage { index, body_at, body_len, key: None }, u64::from(body_len))
+        });
+        for (mut message, bytes) in copies {
+            let at = message.body_at as usize;
+            let body = &self.building.bytes[at..at + message.body_len as usize];
+            message.key = Body::parse(body).ok().and_then(|body| body.key_hash());
+            slot.gathered.push(message);
+            slot.gathered_bytes += bytes;
+        }
+        if !slot.gathered.is_empty() {
+            self.building.touched.push(to);
+        }
+    }
+
+    fn settle_page(
+        &self,
+        disposal: &Disposal,
+        messages: &[Stored],
+        outcome: End,
+        moved_to: PeerId,
+        details: Vec<SettleDetail>,
+    ) {
+        let numbers: Vec<MessageNumber> = messages.iter().map(|stored| stored.number).collect();
+        let Some(last) = numbers.last().copied() else { return };
+        // Open messages go in order, so nothing open is left at or below the last of a page. Parked
+        // ones lie below the floor already.
+        let (floor, above) = match disposal.lane {
+            Lane::Open => (last, Vec::new()),
+            Lane::Parked => (0, numbers.clone()),
+        };
+        let at_ms = clock::wall_ms();
+        let peer = disposal.id;
+        let record = SettleRecord { peer, at_ms, outcome, moved_to, floor, above, details };
+        self.journal.settle(Settle { record, numbers });
+    }
+
+    fn disposed(&mut self, disposal: Disposal, destination: Destination, ctx: &mut Context<Self>) {
+        let registry = &self.state.registry;
+        let peer = registry.label(disposal.id);
+        if registry.removed(disposal.id).is_none_or(|removed| removed.disposition.is_done()) {
+            return;
+        }
+        match destination {
+            Destination::Purge => {
+                events::messages_purged(&peer, disposal.messages, &disposal.by);
+            }
+            Destination::Peer(to) => {
+                events::handover_done(&peer, &registry.label(to), disposal.messages);
+            }
+            Destination::Park => {}
+        }
+        let done = StateEvent::Admin(AdminEvent::DispositionDone { id: disposal.id });
+        if self.append_state(&done).is_err() {
+            Self::dispose_later(disposal, ctx);
+        }
+    }
+}
+
+impl Building {
+    /// Appends a copy of a stored message for another peer, marked with the id it came under.
+    fn copy_to(
+        &mut self,
+        to: PeerId,
+        id: restante_protocol::id::MessageId,
+        stored: &Stored,
+    ) -> bool {
+        let Ok(mut body) = Body::parse(&stored.body) else { return false };
+        body.original_id = body.original_id.or(Some(id));
+        let mut bytes = Vec::with_capacity(body.encoded_len());
+        body.encode(&mut bytes);
+        let placed = put_message_record(&mut self.bytes, self.accepted_ms, 0, 0, &[to], &bytes);
+        self.place(RecordKind::Message, placed);
+        true
+    }
+}

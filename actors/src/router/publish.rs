@@ -1,0 +1,361 @@
+//! The hot path: from the publishes of one socket read to records of the batch being built.
+//!
+//! Per message: one look at the producer's next sequence, one vector look-up per receiver, one copy
+//! of the body. Nothing is allocated, locked, logged or sent for a message of its own.
+
+use super::batch::{CallSlot, Outcome};
+use super::messages::{ProducerSession, PublishBatch, PublishItem, Receiver};
+use super::slots::Over;
+use super::{BUILDING_BYTES_MAX, Router};
+use crate::clock;
+use crate::journal::Admission;
+use crate::link::SharedProducer;
+use crate::peer::EnqueuedMessage;
+use actix::prelude::*;
+use restante_protocol::frame::{Refuse, publish_flags};
+use restante_protocol::id::{MessageId, PeerId};
+use restante_protocol::message::{Body, body_flags};
+use restante_protocol::producers::{Accepted, Decision, Refused, SessionError};
+use restante_protocol::record::{RECORD_HEADER_BYTES, RecordKind, put_message_record};
+use restante_protocol::refusal::{Code, Refusal};
+use smallvec::SmallVec;
+use std::sync::Arc;
+
+impl Handler<PublishBatch> for Router {
+    type Result = ();
+
+    fn handle(&mut self, batch: PublishBatch, ctx: &mut Context<Self>) {
+        let mut known = match self.known(&batch) {
+            Ok(known) => known.into_iter().peekable(),
+            Err(why) => {
+                let why = why.refusal();
+                return batch.items.iter().for_each(|item| refuse(&batch.from, item, &why));
+            }
+        };
+        let closed = self.door();
+        let mut receivers = &batch.receivers[..];
+        for (at, item) in batch.items.iter().enumerate() {
+            let (mine, others) = receivers.split_at(usize::from(item.receivers));
+            receivers = others;
+            match known.next_if(|(place, _)| *place == at) {
+                Some((_, known)) => self.repeat(&batch, item, mine, known),
+                None => self.publish(&batch, item, mine, closed.as_ref()),
+            }
+            if self.building.bytes.len() >= BUILDING_BYTES_MAX {
+                self.append_building();
+            }
+        }
+        self.flush_soon(ctx);
+    }
+}
+
+/// What is remembered of a publish that is not new.
+enum Known {
+    Accepted { id: MessageId, refused: Option<Refused> },
+    Refused(Refused),
+    No(Refusal),
+}
+
+/// What the receivers of one publish come to.
+#[derive(Default)]
+struct Split {
+    accepted: SmallVec<[PeerId; 16]>,
+    refused: SmallVec<[(u32, Code); 4]>,
+    /// The refusing receivers' places in the publish.
+    places: SmallVec<[u16; 4]>,
+    detail: String,
+}
+
+impl Router {
+    /// Why nothing at all can be accepted now, if so. Asked once per batch.
+    fn door(&self) -> Option<Refusal> {
+        if self.draining {
+            return Some(Refusal::new(Code::ShuttingDown, "the node is stopping"));
+        }
+        if self.in_hand_bytes + self.building.bytes.len() > self.limits.ingress_bytes_max {
+            let max = self.limits.ingress_bytes_max;
+            let detail = format!("{max} bytes of publishes are waiting for the disk already");
+            return Some(Refusal::new(Code::Overloaded, detail));
+        }
+        match self.journal.admission() {
+            Admission::Open => None,
+            Admission::Closed(why) => Some(why),
+        }
+    }
+
+    /// The publishes of a batch that have been decided before, by place. Empty in the common case.
+    fn known(&mut self, batch: &PublishBatch) -> Result<Vec<(usize, Known)>, SessionError> {
+        let ProducerSession { index, epoch } = batch.producer;
+        let (node, partition) = (self.shared.node, self.shared.partition);
+        let id = |accepted: &Accepted<'_>| {
+            MessageId::new(accepted.accepted_ms, node, partition, accepted.number)
+        };
+        let mut session = self.state.producers.session(index, epoch)?;
+        let mut known = Vec::new();
+        for (at, item) in batch.items.iter().enumerate() {
+            let answer = match session.decide(item.sequence) {
+                Decision::New => continue,
+                Decision::Pending(accepted) | Decision::Confirmed(accepted) => {
+                    let refused = accepted.refused.cloned();
+                    Known::Accepted { id: id(&accepted), refused }
+                }
+                Decision::Refused(refused) => Known::Refused(refused.clone()),
+                Decision::Evicted => Known::No(Refusal::new(
+                    Code::OutcomeEvicted,
+                    format!("the outcome of sequence {} is no longer remembered", item.sequence),
+                )),
+                Decision::Invalid => Known::No(Refusal::new(
+                    Code::BadSequence,
+                    format!("sequence {} is zero, too high, or used twice", item.sequence),
+                )),
+            };
+            known.push((at, answer));
+        }
+        Ok(known)
+    }
+
+    fn publish(
+        &mut self,
+        batch: &PublishBatch,
+        item: &PublishItem,
+        receivers: &[Receiver],
+        closed: Option<&Refusal>,
+    ) {
+        let producer = batch.producer;
+        let frame_bytes = u64::from(item.frame_len);
+        if let Some(why) = item.refusal.as_deref().or(closed) {
+            return self.refuse_all(batch, item, why);
+        }
+        let at = item.body_at as usize;
+        let body = &batch.chunk[at..at + item.body_len as usize];
+        let flags = body.first().copied().unwrap_or(0);
+        if let Some(why) = forbidden(flags, receivers) {
+            return self.refuse_all(batch, item, &why);
+        }
+        let split = self.split(receivers, body.len() as u64);
+        let all_or_nothing = item.flags & publish_flags::ALL_OR_NOTHING != 0;
+        if split.accepted.is_empty() || (all_or_nothing && !split.refused.is_empty()) {
+            return self.refuse_split(batch, item, split, all_or_nothing);
+        }
+
+        let index = self.accept(batch, item, body, flags, &split.accepted);
+        if split.refused.is_empty() {
+            let (to, sequence) = (&batch.from, item.sequence);
+            self.building.confirm(to, producer.index, sequence, index, frame_bytes);
+            return;
+        }
+        let code = split.refused[0].1;
+        self.building.outcomes.push(Outcome::Partial {
+            to: Arc::clone(&batch.from),
+            producer: producer.index,
+            refuse: Box::new(split.to_refuse(item.sequence, code)),
+            places: split.places,
+            index,
+            bytes: frame_bytes,
+        });
+    }
+
+    /// Writes the record and notes it for its receivers; returns its index in the batch.
+    fn accept(
+        &mut self,
+        batch: &PublishBatch,
+        item: &PublishItem,
+        body: &[u8],
+        flags: u8,
+        peers: &[PeerId],
+    ) -> u32 {
+        let key = (flags & body_flags::KEY != 0)
+            .then(|| Body::parse(body).ok().and_then(|body| body.key_hash()))
+            .flatten();
+        let building = &mut self.building;
+        if building.accepted_ms == 0 {
+            building.accepted_ms = clock::wall_ms();
+        }
+        let index = building.next_index();
+        let placed = put_message_record(
+            &mut building.bytes,
+            building.accepted_ms,
+            batch.producer.index,
+            item.sequence,
+            peers,
+            body,
+        );
+        let body_end = placed.offset + RECORD_HEADER_BYTES + placed.body_bytes;
+        building.place(RecordKind::Message, placed);
+        if flags & body_flags::REPLY != 0 {
+            let (from, sequence) = (Arc::clone(&batch.from), item.sequence);
+            building.calls.push(CallSlot { index, from, sequence });
+        }
+        // A batch stays below 4 GiB by far, so its offsets fit.
+        let body_at = (body_end - body.len()) as u32;
+        let message = EnqueuedMessage { index, body_at, body_len: item.body_len, key };
+        for peer in peers {
+            let Some(slot) = self.slots.get_mut(*peer) else { continue };
+            if slot.gathered.is_empty() {
+                building.touched.push(*peer);
+            }
+            slot.gathered.push(message);
+            slot.gathered_bytes += u64::from(item.body_len);
+        }
+        index
+    }
+
+    /// Sorts the receivers of a publish into those that can take it and those that cannot. A
+    /// receiver named twice counts once.
+    fn split(&mut self, receivers: &[Receiver], bytes: u64) -> Split {
+        self.publishes += 1;
+        let this = self.publishes;
+        let mut split = Split::default();
+        for (receiver, place) in receivers.iter().zip(0u16..) {
+            let Some(slot) = self.slots.get_mut(receiver.peer) else {
+                split.refuse(place, *receiver, gone(*receiver), "");
+                continue;
+            };
+            if slot.named_by == this {
+                continue;
+            }
+            slot.named_by = this;
+            match slot.over_quota(bytes) {
+                None => split.accepted.push(receiver.peer),
+                Some(over) => split.refuse(place, *receiver, Code::PeerQuota, &over.to_string()),
+            }
+        }
+        split
+    }
+
+    /// A sequence that has been decided before gets its recorded outcome again. Riding along with
+    /// what is on its way, it comes no earlier than the original.
+    fn repeat(
+        &mut self,
+        batch: &PublishBatch,
+        item: &PublishItem,
+        receivers: &[Receiver],
+        known: Known,
+    ) {
+        let (sequence, bytes) = (item.sequence, u64::from(item.frame_len));
+        match known {
+            Known::Accepted { id, refused } => {
+                let again = |refused: Refused| {
+                    let mut refuse = refuse_again(sequence, &refused, receivers);
+                    refuse.id = Some(id);
+                    Box::new(refuse)
+                };
+                let (to, refused) = (Arc::clone(&batch.from), refused.map(again));
+                let repeat = Outcome::Repeat { to, sequence, id, refused, bytes };
+                self.building.outcomes.push(repeat);
+            }
+            Known::Refused(refused) => {
+                batch.from.refuse(&refuse_again(sequence, &refused, receivers), bytes);
+            }
+            Known::No(why) => refuse(&batch.from, item, &why),
+        }
+    }
+
+    fn refuse_all(&mut self, batch: &PublishBatch, item: &PublishItem, why: &Refusal) {
+        let refused = Refused {
+            code: why.code,
+            receivers: SmallVec::new(),
+            detail: why.detail.as_str().into(),
+        };
+        self.state.producers.record_refusal(batch.producer.index, item.sequence, refused);
+        refuse(&batch.from, item, why);
+    }
+
+    fn refuse_split(
+        &mut self,
+        batch: &PublishBatch,
+        item: &PublishItem,
+        split: Split,
+        all_or_nothing: bool,
+    ) {
+        let code = split.refused.first().map_or(Code::NoReceiver, |(_, code)| *code);
+        let partly = all_or_nothing && !split.accepted.is_empty();
+        let code = if partly { Code::AllOrNothing } else { code };
+        let refuse = split.to_refuse(item.sequence, code);
+        let refused = refused_by_place(&refuse, &split.places);
+        self.state.producers.record_refusal(batch.producer.index, item.sequence, refused);
+        batch.from.refuse(&refuse, u64::from(item.frame_len));
+    }
+}
+
+/// A refusal as it is remembered: its receivers by their places, since a repeat may have other
+/// aliases for them.
+pub(super) fn refused_by_place(refuse: &Refuse, places: &[u16]) -> Refused {
+    let codes = refuse.receivers.iter().map(|(_, code)| *code);
+    Refused {
+        code: refuse.code,
+        receivers: places.iter().copied().zip(codes).collect(),
+        detail: refuse.detail.as_str().into(),
+    }
+}
+
+/// The same refusal, to a repeat.
+fn refuse_again(sequence: u64, refused: &Refused, receivers: &[Receiver]) -> Refuse {
+    let alias = |place: u16| receivers.get(usize::from(place)).map_or(0, |found| found.alias);
+    let by_alias = refused.receivers.iter().map(|(place, code)| (alias(*place), *code));
+    let (code, detail) = (refused.code, refused.detail.to_string());
+    Refuse { sequence, id: None, code, receivers: by_alias.collect(), detail }
+}
+
+impl Split {
+    fn to_refuse(&self, sequence: u64, code: Code) -> Refuse {
+        let (receivers, detail) = (self.refused.clone(), self.detail.clone());
+        Refuse { sequence, id: None, code, receivers, detail }
+    }
+
+    fn refuse(&mut self, place: u16, receiver: Receiver, code: Code, detail: &str) {
+        self.refused.push((receiver.alias, code));
+        self.places.push(place);
+        if self.detail.is_empty() {
+            self.detail = match detail {
+                "" => format!("receiver alias {}: {code}", receiver.alias),
+                _ => format!("receiver alias {}: {detail}", receiver.alias),
+            };
+        }
+    }
+}
+
+impl std::fmt::Display for Over {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Over::Messages { waiting, max } => {
+                write!(f, "{waiting} messages wait for it, its quota is {max}")
+            }
+            Over::Bytes { waiting, max } => {
+                write!(f, "{waiting} bytes wait for it, its quota is {max}")
+            }
+        }
+    }
+}
+
+/// An alias without a peer never had one; one whose peer has no slot had one that was removed.
+fn gone(receiver: Receiver) -> Code {
+    if receiver.peer == PeerId::NONE { Code::UnknownReceiver } else { Code::StaleAlias }
+}
+
+/// What a producer may not ask for.
+fn forbidden(flags: u8, receivers: &[Receiver]) -> Option<Refusal> {
+    if receivers.is_empty() {
+        return Some(Refusal::new(Code::NoReceiver, "the publish names no receiver"));
+    }
+    if flags & body_flags::ORIGINAL_ID != 0 {
+        let detail = "only a node marks a message as handed over";
+        return Some(Refusal::new(Code::Unsupported, detail));
+    }
+    if flags & body_flags::REPLY != 0 && receivers.len() != 1 {
+        let detail = format!("a call names exactly one receiver, this one {}", receivers.len());
+        return Some(Refusal::new(Code::Unsupported, detail));
+    }
+    None
+}
+
+fn refuse(to: &SharedProducer, item: &PublishItem, why: &Refusal) {
+    let refuse = Refuse {
+        sequence: item.sequence,
+        id: None,
+        code: why.code,
+        receivers: SmallVec::new(),
+        detail: why.detail.clone(),
+    };
+    to.refuse(&refuse, u64::from(item.frame_len));
+}

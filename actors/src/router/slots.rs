@@ -1,0 +1,100 @@
+//! The peers as the router sees them, by id in constant time.
+
+use crate::directory::{Marks, Seat};
+use crate::peer::{EnqueuedMessage, Missed, Peer};
+use actix::Addr;
+use restante_protocol::admin::PeerSettings;
+use restante_protocol::id::PeerId;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// One peer.
+pub(super) struct Slot {
+    /// The router's own clone: its place in the mailbox.
+    pub(super) addr: Addr<Peer>,
+    pub(super) marks: Arc<Marks>,
+    messages_max: u64,
+    bytes_max: u64,
+    /// Messages of the batch being built.
+    pub(super) gathered: Vec<EnqueuedMessage>,
+    pub(super) gathered_bytes: u64,
+    /// The publish that last named this peer, so that naming it twice counts once.
+    pub(super) named_by: u64,
+    /// What a full mailbox kept from it.
+    pub(super) missed: Missed,
+    /// Whether it stands in the router's list of those to be told.
+    pub(super) owed: bool,
+}
+
+/// Which of a peer's own bounds a message would break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Over {
+    Messages { waiting: u64, max: u64 },
+    Bytes { waiting: u64, max: u64 },
+}
+
+impl Slot {
+    pub(super) fn new(seat: &Seat, settings: &PeerSettings) -> Slot {
+        let mut slot = Slot {
+            addr: seat.addr.clone(),
+            marks: Arc::clone(&seat.marks),
+            messages_max: u64::MAX,
+            bytes_max: u64::MAX,
+            gathered: Vec::new(),
+            gathered_bytes: 0,
+            named_by: 0,
+            missed: Missed::default(),
+            owed: false,
+        };
+        slot.configure(settings);
+        slot
+    }
+
+    /// Takes over the quotas of changed settings; 0 stands for none.
+    pub(super) fn configure(&mut self, settings: &PeerSettings) {
+        let or_none = |max: u64| if max == 0 { u64::MAX } else { max };
+        self.messages_max = or_none(settings.queue_messages_max);
+        self.bytes_max = or_none(settings.queue_bytes_max);
+    }
+
+    /// Whether a message of this size is over the peer's own quota. What is on its way between here
+    /// and the peer's count can pass it by a batch or two.
+    pub(super) fn over_quota(&self, bytes: u64) -> Option<Over> {
+        if self.messages_max == u64::MAX && self.bytes_max == u64::MAX {
+            return None;
+        }
+        let waiting = self.marks.waiting.load(Relaxed) + self.gathered.len() as u64;
+        if waiting >= self.messages_max {
+            return Some(Over::Messages { waiting, max: self.messages_max });
+        }
+        let waiting = self.marks.waiting_bytes.load(Relaxed) + self.gathered_bytes;
+        if waiting.saturating_add(bytes) > self.bytes_max {
+            return Some(Over::Bytes { waiting, max: self.bytes_max });
+        }
+        None
+    }
+}
+
+/// All peers. Ids ascend by one and are never reused, so a vector finds them.
+#[derive(Default)]
+pub(super) struct Slots {
+    by_id: Vec<Option<Box<Slot>>>,
+}
+
+impl Slots {
+    pub(super) fn get_mut(&mut self, id: PeerId) -> Option<&mut Slot> {
+        self.by_id.get_mut(id.0 as usize)?.as_deref_mut()
+    }
+
+    pub(super) fn insert(&mut self, id: PeerId, slot: Slot) {
+        let at = id.0 as usize;
+        if self.by_id.len() <= at {
+            self.by_id.resize_with(at + 1, || None);
+        }
+        self.by_id[at] = Some(Box::new(slot));
+    }
+
+    pub(super) fn remove(&mut self, id: PeerId) -> Option<Box<Slot>> {
+        self.by_id.get_mut(id.0 as usize)?.take()
+    }
+}
