@@ -73,6 +73,11 @@ pub struct Hello {
     /// Who publishes on this connection; absent for one that does not publish.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub producer: Option<ProducerId>,
+    /// The lowest sequence this producer has never sent; absent if it does not know, as on its first
+    /// connection. A node that has forgotten the producer then knows that from here on nothing can
+    /// have been accepted before, and below it anything may have been.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unused_from: Option<u64>,
     /// A node that dials a receiver says here as which peer: slot 0 is then attached as that peer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deliver_as: Option<Name>,

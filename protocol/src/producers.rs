@@ -18,9 +18,10 @@
 //! - Refusals live in memory. One forgotten (by a restart, or past the bound) leaves a gap, and a repeat
 //!   is judged afresh: a refusal stored nothing, so that cannot duplicate.
 //! - Runs are bounded. Below the oldest one kept nothing is known: Evicted, by name, never accepted twice.
-//! - The table is bounded too. A producer that was forgotten as a whole begins again at 1: while nothing
-//!   of it has been decided, any other sequence is Evicted, for it may have been accepted before.
-//!   (The price: a producer *all* of whose publishes were refused before a restart is told the same.)
+//! - The table is bounded too. A producer that was forgotten as a whole says in its hello which sequences
+//!   it has never sent: those are New, those below are Evicted, for they may have been accepted before.
+//!   If it does not say, it begins again at 1, and while nothing has been decided any other sequence is
+//!   Evicted.
 //!
 //! Every hello assigns an epoch, and publishes of an older one are refused: two connections cannot speak
 //! for one identity. Opening is an event, journaled before the hello is answered, so that neither an
@@ -121,6 +122,8 @@ pub struct ProducerOpened {
     pub id: ProducerId,
     /// Above every epoch this identity had before.
     pub epoch: u32,
+    /// What the hello said: no publish of this or a higher sequence was ever sent. 1 if it did not say.
+    pub unused_from: u64,
     /// The producers forgotten to make room.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub evicts: Vec<u32>,
@@ -221,22 +224,34 @@ impl Producers {
         }
     }
 
-    /// What a hello of this identity comes to. Nothing has changed yet.
+    /// What a hello of this identity comes to; `unused_from` as in
+    /// [`Hello`](crate::control::Hello::unused_from). Nothing has changed yet.
     ///
     /// # Errors
-    /// [`Code::LimitReached`]: epochs or indexes are used up.
-    pub fn open(&self, id: ProducerId) -> Result<ProducerOpened, Refusal> {
+    /// [`Code::LimitReached`]: epochs or indexes are used up. [`Code::BadSequence`]: `unused_from` is no
+    /// sequence.
+    pub fn open(
+        &self,
+        id: ProducerId,
+        unused_from: Option<u64>,
+    ) -> Result<ProducerOpened, Refusal> {
         let used_up = |what| move || Refusal::new(Code::LimitReached, what);
+        let unused_from = unused_from.unwrap_or(1);
+        if !(1..=SEQUENCE_MAX).contains(&unused_from) {
+            let detail = format!("unused_from is {unused_from}, expected 1 to {SEQUENCE_MAX}");
+            return Err(Refusal::new(Code::BadSequence, detail));
+        }
         if let Some((index, producer)) = self.by_id(id) {
             let epoch = producer.epoch.checked_add(1);
             let epoch = epoch.ok_or_else(used_up("this identity's epochs are used up"))?;
-            return Ok(ProducerOpened { index, id, epoch, evicts: Vec::new() });
+            return Ok(ProducerOpened { index, id, epoch, unused_from, evicts: Vec::new() });
         }
         let index = self.last_index.checked_add(1);
         let index = index.ok_or_else(used_up("all producer indexes have been given"))?;
         let epoch = self.epoch_floor.checked_add(1);
         let epoch = epoch.ok_or_else(used_up("all epochs of new producers are used up"))?;
-        Ok(ProducerOpened { index, id, epoch, evicts: self.least_recently_used() })
+        let evicts = self.least_recently_used();
+        Ok(ProducerOpened { index, id, epoch, unused_from, evicts })
     }
 
     /// Those to be forgotten before another producer comes; none while there is room.
@@ -260,7 +275,7 @@ impl Producers {
     /// # Errors
     /// The event does not follow from this state; nothing has changed.
     pub fn apply(&mut self, event: &ProducerOpened) -> Result<Opened, StateError> {
-        let ProducerOpened { index, id, epoch, ref evicts } = *event;
+        let ProducerOpened { index, id, epoch, unused_from, ref evicts } = *event;
         let out_of_order = StateError::OutOfOrder { what: "producer", id: index };
         match self.by_id(id) {
             Some((known, producer)) if known != index || epoch <= producer.epoch => {
@@ -275,9 +290,9 @@ impl Producers {
         self.last_index = self.last_index.max(index);
         self.by_id.insert(id, index);
         self.clock += 1;
-        let producer = self.by_index.entry(index).or_insert_with(|| Producer::new(id));
+        let producer = self.by_index.entry(index).or_insert_with(|| Producer::new(id, unused_from));
         producer.used = self.clock;
-        Ok(Opened { index, epoch, next_sequence: producer.open(epoch) })
+        Ok(Opened { index, epoch, next_sequence: producer.open(epoch, unused_from) })
     }
 
     fn forget(&mut self, index: u32) {

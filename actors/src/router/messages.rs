@@ -68,6 +68,8 @@ pub struct ProducerSession {
 pub struct OpenProducer {
     /// The identity.
     pub id: ProducerId,
+    /// See [`restante_protocol::control::Hello::unused_from`].
+    pub unused_from: Option<u64>,
     /// The connection.
     pub from: SharedProducer,
 }

@@ -208,7 +208,7 @@ impl Router {
     ) {
         // What the older connection had in the batch counts as decided before the hello.
         self.append_building();
-        let event = match self.state.producers.open(open.id) {
+        let event = match self.state.producers.open(open.id, open.unused_from) {
             Ok(event) => event,
             Err(why) => {
                 let _ = reply.send(Err(why));

@@ -155,6 +155,7 @@ async fn dial(core: &Core) -> Result<(Wire, Welcome), ConnectError> {
             version_max: PROTOCOL_VERSION,
             agent: options.agent.clone(),
             producer: options.producer,
+            unused_from: core.outbox.unused_from(),
             deliver_as: None,
             login: options.login.clone(),
         };

@@ -243,6 +243,10 @@ impl Outbox {
         Ok(())
     }
 
+    pub(crate) fn unused_from(&self) -> Option<u64> {
+        self.state.lock().producer.unused_from()
+    }
+
     pub(crate) fn handle_disconnect(&self) {
         self.state.lock().producer.handle_disconnect();
     }

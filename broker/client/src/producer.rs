@@ -30,6 +30,8 @@ pub(crate) struct Producer {
     base: u64,
     /// Index of the first entry that has not been sent on this connection.
     unsent: usize,
+    /// The lowest sequence that has not been sent on any connection.
+    unused_from: u64,
     chunks: Chunks,
     retained_bytes: usize,
     bounds: BufferBounds,
@@ -68,6 +70,7 @@ impl Producer {
             entries: VecDeque::new(),
             base: 0,
             unsent: 0,
+            unused_from: 0,
             chunks: Chunks::default(),
             retained_bytes: 0,
             bounds,
@@ -80,6 +83,11 @@ impl Producer {
     /// The sequence of the next publish.
     pub(crate) fn next_sequence(&self) -> u64 {
         self.base + self.entries.len() as u64
+    }
+
+    /// The lowest sequence that has never been sent; `None` before the first welcome.
+    pub(crate) fn unused_from(&self) -> Option<u64> {
+        Some(self.unused_from).filter(|sequence| *sequence > 0)
     }
 
     /// How many publishes have no outcome yet.
@@ -145,6 +153,7 @@ impl Producer {
             }
             self.unsent += 1;
         }
+        self.unused_from = self.unused_from.max(self.base + self.unsent as u64);
     }
 
     /// Begins a conversation. On the first one the sequence starts where the node says.
@@ -156,6 +165,7 @@ impl Producer {
     ) -> Result<(), IdentityShared> {
         if first && self.entries.is_empty() {
             self.base = next_sequence;
+            self.unused_from = next_sequence;
         } else if next_sequence > self.next_sequence() {
             return Err(IdentityShared { decided: next_sequence, sent: self.next_sequence() });
         }

@@ -26,8 +26,8 @@ pub(super) struct Producer {
     pub(super) used: u64,
     /// From here to `next`, sequences are in hand: said to be New, outcome not recorded.
     settled: u64,
-    /// Sequences below `settled` that are in hand.
-    gaps: SmallVec<[u64; 2]>,
+    /// Sequences below `settled` that are in hand, as first and last; one entry while they ascend.
+    gaps: SmallVec<[(u64, u64); 2]>,
     /// By first sequence, disjoint, at most [`REFUSALS_MAX`].
     refusals: BTreeMap<u64, RefusedRun>,
     refusal_bytes: usize,
@@ -75,8 +75,9 @@ impl Run {
 }
 
 impl Producer {
-    pub(super) fn new(id: ProducerId) -> Producer {
-        Producer::restored(id, 0, FIRST, FIRST, VecDeque::new())
+    /// One that is new to the table, though it may have been there before.
+    pub(super) fn new(id: ProducerId, unused_from: u64) -> Producer {
+        Producer::restored(id, 0, unused_from, unused_from, VecDeque::new())
     }
 
     pub(super) fn restored(
@@ -101,8 +102,10 @@ impl Producer {
     }
 
     /// Begins an epoch: whatever was in hand of the one before has been recorded or never will be.
-    pub(super) fn open(&mut self, epoch: u32) -> u64 {
+    pub(super) fn open(&mut self, epoch: u32, unused_from: u64) -> u64 {
         self.epoch = epoch;
+        // Sequences in between were refused or never arrived, and are gaps.
+        self.next = self.next.max(unused_from);
         self.settled = self.next;
         self.gaps.clear();
         self.next
@@ -148,12 +151,15 @@ impl Producer {
         if sequence < self.remembered_from {
             Decision::Evicted
         } else if sequence >= self.settled
-            || self.gaps.contains(&sequence)
+            || self.gaps.iter().any(|(first, last)| (*first..=*last).contains(&sequence))
             || self.gaps.len() >= RUNS_MAX
         {
             Decision::Invalid
         } else {
-            self.gaps.push(sequence);
+            match self.gaps.last_mut() {
+                Some((_, last)) if *last + 1 == sequence => *last = sequence,
+                _ => self.gaps.push((sequence, sequence)),
+            }
             Decision::New
         }
     }
@@ -174,7 +180,18 @@ impl Producer {
         self.next = self.next.max(last + 1);
         self.settled = self.settled.max(last + 1);
         if !self.gaps.is_empty() {
-            self.gaps.retain(|sequence| !(first..=last).contains(sequence));
+            self.close_gaps(first, last);
+        }
+    }
+
+    fn close_gaps(&mut self, first: u64, last: u64) {
+        for (from, to) in core::mem::take(&mut self.gaps) {
+            if from < first {
+                self.gaps.push((from, to.min(first - 1)));
+            }
+            if to > last {
+                self.gaps.push((from.max(last + 1), to));
+            }
         }
     }
 

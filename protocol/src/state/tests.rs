@@ -13,7 +13,7 @@ fn events(state: &mut NodeState) -> Vec<Vec<u8>> {
     };
     let added = StateEvent::Admin(state.registry.check(&command, |_| 0).unwrap());
     state.apply(&added).unwrap();
-    let opened = StateEvent::Producer(state.producers.open(ProducerId(9)).unwrap());
+    let opened = StateEvent::Producer(state.producers.open(ProducerId(9), None).unwrap());
     state.apply(&opened).unwrap();
     vec![added.encode().unwrap(), opened.encode().unwrap()]
 }
