@@ -43,10 +43,12 @@ const ARROWS: &[Arrows] = &[
         // A program that embeds the client gets none of the broker's dependencies.
         others: Some(&[
             "bytes",
+            "foldhash",
             "futures-core",
             "parking_lot",
             "rand",
             "rmp-serde",
+            "slab",
             "smallvec",
             "socket2",
             "thiserror",

@@ -2,8 +2,7 @@
 
 use super::output::{Output, Paint, Table, note, print};
 use super::{Exit, Failure};
-use crate::config::{ConfigError, Effective, Flag, Origin, Sources, VALUES};
-use serde_json::{Value, json};
+use crate::config::{ConfigError, Effective, Flag, Origin, Sources, VALUES, Value};
 use std::path::PathBuf;
 
 #[derive(clap::Subcommand)]
@@ -107,7 +106,7 @@ pub(super) fn run(verb: Verb, output: Output) -> Result<(), Failure> {
         }
         Verb::Show(settings) => {
             let effective = settings.load()?;
-            print(&if output.json { as_json(&effective) } else { as_table(&effective, output) })
+            print(&if output.json { as_json(&effective)? } else { as_table(&effective, output) })
         }
     }
 }
@@ -127,13 +126,21 @@ fn as_table(effective: &Effective, output: Output) -> String {
     table.render()
 }
 
-fn as_json(effective: &Effective) -> String {
-    let mut page = String::new();
-    for value in VALUES {
-        let typed: Value = serde_json::from_str(&value.of(&effective.config)).unwrap_or_default();
-        let origin = effective.origin(value.key).to_string();
-        let line = json!({ "key": value.key, "value": typed, "set_by": origin });
-        page.push_str(&format!("{line}\n"));
+fn as_json(effective: &Effective) -> Result<String, Failure> {
+    #[derive(serde::Serialize)]
+    struct Line<'a> {
+        key: &'a str,
+        value: serde_json::Value,
+        set_by: String,
     }
-    page
+    let line = |value: &Value| {
+        let key = value.key;
+        let set_by = effective.origin(key).to_string();
+        // What a value is written as in TOML is JSON as well.
+        let value =
+            serde_json::from_str(&value.of(&effective.config)).map_err(std::io::Error::from)?;
+        Output::json_line(&Line { key, value, set_by })
+    };
+    let lines: Result<Vec<_>, _> = VALUES.iter().map(line).collect();
+    Ok(lines?.concat())
 }

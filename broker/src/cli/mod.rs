@@ -3,9 +3,21 @@
 //!
 //! Exit codes: see [`Exit`]; `restante --help` lists them.
 
+mod call;
 mod config;
+mod delivery;
+mod exec;
 mod exit;
+mod input;
+mod message;
+mod node;
 mod output;
+mod peer;
+mod publish;
+mod receive;
+mod show;
+mod values;
+mod watch;
 
 pub use exit::{Exit, Failure};
 pub(crate) use output::color_wanted;
@@ -22,6 +34,9 @@ Exit codes:
 
 The node is found by --server, else RESTANTE_SERVER, else 127.0.0.1:7700.";
 
+/// Heads the options that every verb has.
+const EVERYWHERE: &str = "Options of every command";
+
 /// A message broker that never drops a message.
 #[derive(Parser)]
 #[command(name = "restante", version, after_help = EXIT_CODES, max_term_width = 100)]
@@ -35,8 +50,10 @@ struct Cli {
 /// Options of every verb.
 #[derive(clap::Args, Clone, Debug)]
 struct Global {
+    #[command(flatten)]
+    target: node::Target,
     /// Print one JSON object a line, also on a terminal
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     json: bool,
 }
 
@@ -48,6 +65,16 @@ impl Global {
 
 #[derive(Subcommand)]
 enum Verb {
+    Pub(publish::Args),
+    Sub(receive::Args),
+    Call(call::Args),
+    /// See and change the node's receivers
+    #[command(subcommand)]
+    Peer(peer::Verb),
+    /// See what has become of a message
+    #[command(subcommand)]
+    Message(message::Verb),
+    Watch(watch::Args),
     /// Check or show the configuration a node would run with
     #[command(subcommand)]
     Config(config::Verb),
@@ -73,9 +100,15 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
-    let global = &cli.global;
+    let (target, output) = (&cli.global.target, cli.global.output());
     match cli.verb {
-        Verb::Config(verb) => config::run(verb, global.output()),
+        Verb::Pub(args) => publish::run(args, target, output),
+        Verb::Sub(args) => receive::run(args, target, output),
+        Verb::Call(args) => call::run(args, target, output),
+        Verb::Peer(verb) => peer::run(verb, target, output),
+        Verb::Message(verb) => message::run(verb, target, output),
+        Verb::Watch(args) => watch::run(&args, target, output),
+        Verb::Config(verb) => config::run(verb, output),
         Verb::Completions { shell } => completions(shell),
     }
 }

@@ -15,16 +15,26 @@ pub(crate) fn color_wanted() -> bool {
 pub(crate) struct Output {
     /// One JSON object a line instead of text.
     pub(crate) json: bool,
+    /// Whether that was asked for, for verbs whose plain output is for programs already.
+    pub(crate) json_asked: bool,
+    /// Whether a person reads standard output.
+    pub(crate) terminal: bool,
     /// Whether text is coloured.
     pub(crate) color: bool,
 }
 
 impl Output {
     /// As asked for, or as standard output is: text on a terminal, NDJSON elsewhere.
-    pub(crate) fn choose(json: bool) -> Output {
+    pub(crate) fn choose(json_asked: bool) -> Output {
         let terminal = io::stdout().is_terminal();
-        Output { json: json || !terminal, color: terminal && color_wanted() }
+        let (json, color) = (json_asked || !terminal, terminal && color_wanted());
+        Output { json, json_asked, terminal, color }
     }
+
+    /// Text without colours.
+    #[cfg(test)]
+    pub(crate) const PLAIN: Output =
+        Output { json: false, json_asked: false, terminal: true, color: false };
 
     /// One value as one line.
     pub(crate) fn json_line(value: &impl Serialize) -> Result<String, Failure> {
@@ -126,7 +136,7 @@ mod tests {
 
     #[test]
     fn tables_align_and_cannot_be_broken_by_a_cell() {
-        let mut table = Table::new(Output { json: false, color: false }, &["NAME", "WHY"]);
+        let mut table = Table::new(Output::PLAIN, &["NAME", "WHY"]);
         table.row(vec![(None, "a".to_owned()), (None, "line\nbreak".to_owned())]);
         table.row(vec![(Some(Paint::Red), "longer".to_owned()), (None, String::new())]);
         assert_eq!(table.render(), "NAME    WHY\na       line\\nbreak\nlonger  \n");

@@ -1,0 +1,198 @@
+//! How a command reaches the node, and what it makes of each way the client can fail.
+
+use super::exit::exit_of;
+use super::{EVERYWHERE, Exit, Failure};
+use restante_client::{
+    AttachError, CallError, Client, ConnectError, DrainError, EndReason, PublishError,
+    ReceiveError, RequestError, WatchError,
+};
+use restante_protocol::refusal::Code;
+use std::future::Future;
+use std::time::Duration;
+
+/// Where the node is and how long it may take to answer.
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct Target {
+    /// The node's address
+    #[arg(long, global = true, value_name = "ADDR", env = "RESTANTE_SERVER", help_heading = EVERYWHERE)]
+    #[arg(default_value = "127.0.0.1:7700", hide_default_value = true)]
+    server: String,
+    /// How long to wait for the node, and with call and pub --wait for the receivers
+    #[arg(long, global = true, value_name = "DURATION", default_value = "30s", help_heading = EVERYWHERE)]
+    #[arg(value_parser = super::values::duration)]
+    pub(super) timeout: Duration,
+}
+
+/// What the node's log calls this program.
+pub(super) const AGENT: &str = concat!("restante-cli/", env!("CARGO_PKG_VERSION"));
+/// How long resolving, connecting and greeting may take, whatever `--timeout` says.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+
+impl Target {
+    /// A client that asks and receives.
+    pub(super) async fn connect(&self) -> Result<Client, Failure> {
+        Ok(self.builder()?.receive_only().connect().await?)
+    }
+
+    /// A client that publishes.
+    pub(super) async fn connect_producer(&self) -> Result<Client, Failure> {
+        Ok(self.builder()?.connect().await?)
+    }
+
+    fn builder(&self) -> Result<restante_client::Builder, Failure> {
+        if self.timeout.is_zero() {
+            return Err(Failure::new(Exit::Usage, "--timeout: expected more than zero"));
+        }
+        Ok(Client::builder(&self.server)
+            .agent(AGENT)
+            .connect_timeout(self.timeout.min(CONNECT_MAX))
+            .request_timeout(self.timeout))
+    }
+}
+
+/// Runs a command that talks to a node.
+pub(super) fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::Failed, format_args!("cannot start: {error}")))?;
+    let outcome = runtime.block_on(command);
+    // A thread that waits for standard input never ends by itself.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Ends when the process is asked to stop, by Ctrl-C or SIGTERM.
+pub(super) async fn stop_asked() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Failure {
+        let exit = match &error {
+            ConnectError::BadOption { .. } => Exit::Usage,
+            ConnectError::Refused { refusal, .. } if refusal.code == Code::NotAllowed => {
+                Exit::NotAllowed
+            }
+            _ => Exit::CannotConnect,
+        };
+        let remedy = match exit {
+            Exit::CannotConnect => "; is a node running there? `restante serve` starts one",
+            _ => "",
+        };
+        Failure::new(exit, format_args!("{error}{remedy}"))
+    }
+}
+
+fn exit_of_end(reason: &EndReason) -> Exit {
+    match reason {
+        EndReason::Refused(refusal) => exit_of(refusal.code),
+        EndReason::Superseded(_) | EndReason::IdentityShared { .. } => Exit::Refused,
+        EndReason::Lost
+        | EndReason::Closed
+        | EndReason::GaveUp { .. }
+        | EndReason::Protocol { .. } => Exit::CannotConnect,
+    }
+}
+
+impl From<RequestError> for Failure {
+    fn from(error: RequestError) -> Failure {
+        let exit = match &error {
+            RequestError::Refused(refusal) => exit_of(refusal.code),
+            RequestError::TimedOut { .. } => Exit::TimedOut,
+            RequestError::Disconnected => Exit::CannotConnect,
+            RequestError::Ended(reason) => exit_of_end(reason),
+            RequestError::TooMany { .. }
+            | RequestError::TooLarge { .. }
+            | RequestError::WrongReply => Exit::Failed,
+        };
+        Failure::new(exit, error)
+    }
+}
+
+impl From<PublishError> for Failure {
+    fn from(error: PublishError) -> Failure {
+        let exit = match &error {
+            PublishError::NoReceiver
+            | PublishError::TooManyReceivers { .. }
+            | PublishError::BadName { .. }
+            | PublishError::BadKey { .. }
+            | PublishError::HeadersTooLarge { .. } => Exit::Usage,
+            PublishError::TooLarge { .. } => Exit::Refused,
+            PublishError::Refused(refused) => exit_of(refused.code),
+            PublishError::NotSent(reason) | PublishError::Ended { reason, .. } => {
+                exit_of_end(reason)
+            }
+            PublishError::TimedOut { .. } => Exit::TimedOut,
+            _ => Exit::Failed,
+        };
+        Failure::new(exit, error)
+    }
+}
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Failure {
+        let exit = match error {
+            CallError::Publish(error) => return error.into(),
+            CallError::Refused { .. } => Exit::Refused,
+            CallError::TimedOut { .. } => Exit::TimedOut,
+            CallError::Ended(ref reason) => exit_of_end(reason),
+            _ => Exit::Failed,
+        };
+        Failure::new(exit, error)
+    }
+}
+
+impl From<AttachError> for Failure {
+    fn from(error: AttachError) -> Failure {
+        let exit = match &error {
+            AttachError::BadName { .. } => Exit::Usage,
+            AttachError::Refused { refusal, .. } if refusal.code == Code::UnknownReceiver => {
+                Exit::NotFound
+            }
+            AttachError::Refused { refusal, .. } => exit_of(refusal.code),
+            AttachError::TimedOut { .. } => Exit::TimedOut,
+            AttachError::Ended(reason) => exit_of_end(reason),
+            _ => Exit::Failed,
+        };
+        Failure::new(exit, error)
+    }
+}
+
+impl From<ReceiveError> for Failure {
+    fn from(error: ReceiveError) -> Failure {
+        let exit = match &error {
+            ReceiveError::Detached { refusal, .. } => exit_of(refusal.code),
+            ReceiveError::Ended(reason) => exit_of_end(reason),
+        };
+        Failure::new(exit, error)
+    }
+}
+
+impl From<WatchError> for Failure {
+    fn from(error: WatchError) -> Failure {
+        let exit = match &error {
+            WatchError::Refused(refusal) => exit_of(refusal.code),
+            WatchError::Ended(reason) => exit_of_end(reason),
+        };
+        Failure::new(exit, error)
+    }
+}
+
+impl From<DrainError> for Failure {
+    fn from(error: DrainError) -> Failure {
+        let exit = match error {
+            DrainError::TimedOut { .. } => Exit::TimedOut,
+            DrainError::Acks(error) => return error.into(),
+            DrainError::Ended(ref reason) => exit_of_end(reason),
+        };
+        Failure::new(exit, error)
+    }
+}

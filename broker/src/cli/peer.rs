@@ -1,0 +1,254 @@
+//! `peer`: what the node knows of its receivers, and changes to them.
+
+use super::Failure;
+use super::node::{Target, block_on};
+use super::output::{Output, Paint, Table, note, print};
+use super::show::{self, PEER_HEAD};
+use super::values::{self, MillisList};
+use restante_client::Client;
+use restante_protocol::admin::{AdminCommand, Order, PeerPatch, PeerUrl, Waiting};
+use restante_protocol::name::Name;
+use restante_protocol::status::PeerInfo;
+use serde_json::Value;
+
+#[derive(clap::Subcommand)]
+pub(super) enum Verb {
+    /// List all peers and how they are
+    Ls,
+    /// Show one peer with its settings; NAME#ID shows a removed one
+    Info {
+        /// Its name
+        name: String,
+    },
+    /// Add a peer
+    Add {
+        /// Its name: letters, digits and . _ - @ : +, at most 128 bytes
+        name: Name,
+        /// tcp://HOST:PORT, which the node dials, or attach:, where the receiver dials in
+        url: PeerUrl,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Change some of a peer's settings
+    Set {
+        /// Its name
+        name: Name,
+        /// A new address
+        #[arg(long)]
+        url: Option<PeerUrl>,
+        #[command(flatten)]
+        settings: Settings,
+        #[command(flatten)]
+        condition: Condition,
+    },
+    /// Remove a peer; refused while messages wait, unless told what becomes of them
+    Rm {
+        /// Its name
+        name: Name,
+        #[command(flatten)]
+        waiting: Fate,
+        #[command(flatten)]
+        condition: Condition,
+    },
+    /// Deliver nothing to a peer until it is resumed; its messages wait
+    Pause {
+        /// Its name
+        name: Name,
+        #[command(flatten)]
+        condition: Condition,
+    },
+    /// Deliver to a paused peer again
+    Resume {
+        /// Its name
+        name: Name,
+        #[command(flatten)]
+        condition: Condition,
+    },
+}
+
+/// How a peer is served. What is left out keeps its value, or the node's default.
+#[derive(clap::Args)]
+pub(super) struct Settings {
+    /// Most messages in flight, 1 to 65536
+    #[arg(long, value_name = "N")]
+    window: Option<u32>,
+    /// Most bytes in flight, 64KiB to 256MiB
+    #[arg(long, value_name = "SIZE", value_parser = values::bytes)]
+    window_bytes: Option<u64>,
+    /// How long an ack may take, 100ms to 1h
+    #[arg(long, value_name = "DURATION", value_parser = values::millis)]
+    ack_timeout: Option<u64>,
+    /// First wait after a failed connection, 10ms to 1h
+    #[arg(long, value_name = "DURATION", value_parser = values::millis)]
+    backoff_min: Option<u64>,
+    /// Longest wait between connection attempts, 100ms to 1d
+    #[arg(long, value_name = "DURATION", value_parser = values::millis)]
+    backoff_max: Option<u64>,
+    /// Waits after each refusal of a message, at most 32 of at most 7d; after the last it is parked
+    #[arg(long, value_name = "DURATION,…", value_parser = values::millis_list)]
+    retry_schedule: Option<MillisList>,
+    /// What is promised about order
+    #[arg(long, value_enum)]
+    order: Option<OrderArg>,
+    /// Most messages waiting; 0 for no limit of its own
+    #[arg(long, value_name = "N")]
+    queue_messages: Option<u64>,
+    /// Most bytes waiting; 0 for no limit of its own
+    #[arg(long, value_name = "SIZE", value_parser = values::bytes)]
+    queue_bytes: Option<u64>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub(super) enum OrderArg {
+    /// First attempts in order of acceptance; a retry may follow what was in flight already
+    Sent,
+    /// One in flight per key, so that order holds through retries
+    Strict,
+    /// No promise
+    None,
+}
+
+/// A change that is made only to what the operator has seen.
+#[derive(clap::Args)]
+pub(super) struct Condition {
+    /// Only if this is the peer's version
+    #[arg(long, value_name = "VERSION")]
+    if_version: Option<u64>,
+}
+
+#[derive(clap::Args)]
+#[group(multiple = false)]
+pub(super) struct Fate {
+    /// Keep waiting messages, addressable as NAME#ID
+    #[arg(long)]
+    park: bool,
+    /// Delete waiting messages, with a ledger record for each
+    #[arg(long)]
+    purge: bool,
+    /// Append waiting messages to another peer's queue
+    #[arg(long, value_name = "NAME")]
+    hand_to: Option<Name>,
+}
+
+impl From<Settings> for PeerPatch {
+    fn from(settings: Settings) -> PeerPatch {
+        PeerPatch {
+            window_messages: settings.window,
+            window_bytes: settings.window_bytes,
+            ack_timeout_ms: settings.ack_timeout,
+            backoff_ms_min: settings.backoff_min,
+            backoff_ms_max: settings.backoff_max,
+            retry_schedule_ms: settings.retry_schedule.map(|list| list.0),
+            order: settings.order.map(|order| match order {
+                OrderArg::Sent => Order::Sent,
+                OrderArg::Strict => Order::Strict,
+                OrderArg::None => Order::None,
+            }),
+            queue_messages_max: settings.queue_messages,
+            queue_bytes_max: settings.queue_bytes,
+        }
+    }
+}
+
+impl From<Fate> for Option<Waiting> {
+    fn from(fate: Fate) -> Option<Waiting> {
+        match fate {
+            Fate { park: true, .. } => Some(Waiting::Park),
+            Fate { purge: true, .. } => Some(Waiting::Purge),
+            Fate { hand_to, .. } => hand_to.map(Waiting::HandTo),
+        }
+    }
+}
+
+pub(super) fn run(verb: Verb, target: &Target, output: Output) -> Result<(), Failure> {
+    block_on(async {
+        let client = target.connect().await?;
+        let command = match verb {
+            Verb::Ls => return list(&client, output).await,
+            Verb::Info { name } => return info(&client, name, output).await,
+            Verb::Add { name, url, settings } => {
+                AdminCommand::PeerAdd { name, url, settings: settings.into() }
+            }
+            Verb::Set { name, url, settings, condition: Condition { if_version } } => {
+                AdminCommand::PeerSet { name, if_version, url, settings: settings.into() }
+            }
+            Verb::Rm { name, waiting, condition: Condition { if_version } } => {
+                AdminCommand::PeerRemove { name, if_version, waiting: waiting.into() }
+            }
+            Verb::Pause { name, condition: Condition { if_version } } => {
+                AdminCommand::PeerPause { name, if_version }
+            }
+            Verb::Resume { name, condition: Condition { if_version } } => {
+                AdminCommand::PeerResume { name, if_version }
+            }
+        };
+        change(&client, command, output).await
+    })
+}
+
+async fn change(client: &Client, command: AdminCommand, output: Output) -> Result<(), Failure> {
+    let (name, what) = match &command {
+        AdminCommand::PeerAdd { name, .. } => (name.clone(), "added"),
+        AdminCommand::PeerSet { name, .. } => (name.clone(), "changed"),
+        AdminCommand::PeerPause { name, .. } => (name.clone(), "paused"),
+        AdminCommand::PeerResume { name, .. } => (name.clone(), "resumed"),
+        AdminCommand::PeerRemove { name, .. } => (name.clone(), "removed"),
+    };
+    let done = client.admin(command).await?;
+    if output.json_asked {
+        return print(&Output::json_line(&done)?);
+    }
+    let messages = match done.messages {
+        0 => String::new(),
+        count => format!(", {count} messages with it"),
+    };
+    note(&format!("{name} {what} (peer {}, version {}){messages}", done.id.0, done.version));
+    Ok(())
+}
+
+async fn list(client: &Client, output: Output) -> Result<(), Failure> {
+    let mut peers = client.peers().await?;
+    peers.sort_by(|a, b| a.name.cmp(&b.name));
+    if output.json {
+        let lines: Result<Vec<_>, _> = peers.iter().map(Output::json_line).collect();
+        return print(&lines?.concat());
+    }
+    let mut table = Table::new(output, PEER_HEAD);
+    let now = show::now();
+    for peer in &peers {
+        table.row(show::peer(peer, now));
+    }
+    print(&table.render())
+}
+
+async fn info(client: &Client, name: String, output: Output) -> Result<(), Failure> {
+    let info = client.peer(name).await?;
+    if output.json {
+        return print(&Output::json_line(&info)?);
+    }
+    print(&as_text(&info, output)?)
+}
+
+/// Every field of status and settings on a line of its own, under the name it has in JSON.
+fn as_text(info: &PeerInfo, output: Output) -> Result<String, Failure> {
+    let mut table = Table::new(output, &["FIELD", "VALUE"]);
+    let whole = serde_json::to_value(info).map_err(std::io::Error::from)?;
+    let status = whole.get("status").and_then(Value::as_object).into_iter().flatten();
+    let settings = whole.get("settings").and_then(Value::as_object).into_iter().flatten();
+    for (field, value) in status.chain(settings) {
+        table.row(vec![(Some(Paint::Bold), field.clone()), (None, field_text(field, value))]);
+    }
+    table.row(vec![(Some(Paint::Bold), "restarts".to_owned()), (None, info.restarts.to_string())]);
+    Ok(table.render())
+}
+
+fn field_text(field: &str, value: &Value) -> String {
+    let time = ["since", "next_attempt", "oldest"].contains(&field);
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Number(ms) if time => {
+            restante_protocol::time::WallMillis(ms.as_u64().unwrap_or_default()).to_string()
+        }
+        value => value.to_string(),
+    }
+}

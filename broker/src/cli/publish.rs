@@ -1,0 +1,294 @@
+//! `pub`: one message, or one a line.
+//!
+//! Publishing and printing run side by side: the one takes lines as fast as the client's buffer has
+//! room, the other awaits the receipts in the same order and prints each id once it is confirmed.
+
+use super::input::Source;
+use super::node::{Target, block_on};
+use super::output::{Output, note, print, printable};
+use super::{Exit, Failure, values};
+use bytes::Bytes;
+use futures_util::FutureExt;
+use restante_client::{Client, Confirmed, Publish, PublishError, Receipt, Route};
+use restante_protocol::id::MessageId;
+use restante_protocol::name::Name;
+use restante_protocol::refusal::Code;
+use restante_protocol::status::{MessageState, MessageStatus};
+use serde_json::json;
+use std::fmt::Write;
+use std::future::Future;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+/// Publish a message, or one for every line
+///
+/// Prints the id of each message once it is on the node's disk. A message that some of its receivers
+/// refused prints its id and ends with exit code 5.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// What to say: a text, @FILE, or - (the default) for standard input
+    payload: Option<String>,
+    /// Whom it is for
+    #[arg(long, required = true, value_delimiter = ',', value_name = "NAME,…")]
+    to: Vec<Name>,
+    /// A message for every line of standard input or @FILE
+    #[arg(short = 'l', long)]
+    lines: bool,
+    /// A header; may be repeated
+    #[arg(short = 'H', long = "header", value_name = "NAME:VALUE", value_parser = values::header)]
+    headers: Vec<(String, String)>,
+    /// Messages of one key reach a receiver in the order they were published
+    #[arg(long)]
+    key: Option<String>,
+    /// Accept for all receivers or for none
+    #[arg(long)]
+    all_or_nothing: bool,
+    /// Wait until every receiver has acked
+    #[arg(long)]
+    wait: bool,
+}
+
+/// Receipts that wait to be printed; the client's buffer bounds what is unconfirmed anyway.
+const RECEIPTS_MAX: usize = 16_384;
+/// Refusals that are told one by one; more are only counted.
+const TOLD_MAX: u64 = 20;
+
+pub(super) fn run(args: Args, target: &Target, output: Output) -> Result<(), Failure> {
+    block_on(async {
+        let source = Source::parse(args.payload.clone());
+        if args.lines && matches!(source, Source::Text(_)) {
+            return Err(Failure::new(
+                Exit::Usage,
+                "--lines reads standard input or @FILE, not a text",
+            ));
+        }
+        let client = target.connect_producer().await?;
+        let route = client.route(&args.to)?;
+        let (receipts, received) = mpsc::channel(RECEIPTS_MAX);
+        let printer = Printer {
+            client: client.clone(),
+            output,
+            timeout: target.timeout,
+            wait: args.wait,
+            refusals: 0,
+            page: String::new(),
+        };
+        let outcome =
+            both(publish_all(&client, &route, args, source, receipts), printer.run(received)).await;
+        client.close().await;
+        outcome
+    })
+}
+
+/// Publishes and prints until both are done, or printing fails: then nothing more is published.
+async fn both(
+    publishing: impl Future<Output = Result<(), Failure>>,
+    printing: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
+    tokio::pin!(publishing, printing);
+    tokio::select! {
+        published = &mut publishing => {
+            // What was confirmed before a failure is still printed.
+            let printed = printing.await;
+            published.and(printed)
+        }
+        printed = &mut printing => {
+            printed?;
+            publishing.await
+        }
+    }
+}
+
+async fn publish_all(
+    client: &Client,
+    route: &Route,
+    args: Args,
+    source: Source,
+    receipts: mpsc::Sender<Receipt>,
+) -> Result<(), Failure> {
+    let template = |payload: Bytes| {
+        let mut publish = Publish::via(route).payload(payload);
+        for (name, value) in &args.headers {
+            publish = publish.header(name, value);
+        }
+        if let Some(key) = &args.key {
+            publish = publish.key(key.clone());
+        }
+        if args.all_or_nothing { publish.all_or_nothing() } else { publish }
+    };
+    if !args.lines {
+        let receipt = client.publish(template(source.whole().await?)).await?;
+        // The printer has gone only if it failed, and then says why itself.
+        let _ = receipts.send(receipt).await;
+        return Ok(());
+    }
+    let mut lines = source.lines()?;
+    while let Some(batch) = lines.recv().await {
+        for line in batch? {
+            let receipt = client.publish(template(line)).await?;
+            if receipts.send(receipt).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Awaits receipts in order and prints their ids.
+struct Printer {
+    client: Client,
+    output: Output,
+    timeout: Duration,
+    wait: bool,
+    /// Messages refused, wholly or for some receivers.
+    refusals: u64,
+    /// Printed whenever the next receipt is not there yet.
+    page: String,
+}
+
+const PAGE_BYTES: usize = 64 * 1024;
+
+impl Printer {
+    async fn run(mut self, mut receipts: mpsc::Receiver<Receipt>) -> Result<(), Failure> {
+        let mut number: u64 = 0;
+        loop {
+            let receipt = match receipts.recv().now_or_never() {
+                Some(receipt) => receipt,
+                None => {
+                    self.flush()?;
+                    receipts.recv().await
+                }
+            };
+            let Some(mut receipt) = receipt else { break };
+            number += 1;
+            let outcome = match (&mut receipt).now_or_never() {
+                Some(outcome) => outcome,
+                None => {
+                    self.flush()?;
+                    receipt.within(self.timeout).await
+                }
+            };
+            self.tell(number, outcome).await?;
+        }
+        self.flush()?;
+        match self.refusals {
+            0 => Ok(()),
+            1 if number == 1 => Err(Failure::new(Exit::Refused, "")),
+            refused => {
+                let what =
+                    format!("{refused} of {number} messages were refused, wholly or in part");
+                Err(Failure::new(Exit::Refused, what))
+            }
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), Failure> {
+        print(&std::mem::take(&mut self.page))
+    }
+
+    async fn tell(
+        &mut self,
+        number: u64,
+        outcome: Result<Confirmed, PublishError>,
+    ) -> Result<(), Failure> {
+        match outcome {
+            Ok(Confirmed { id, refused, detail }) => {
+                self.line(number, Some(id), &refused);
+                if !refused.is_empty() {
+                    self.refused(number, &named(&refused), &detail);
+                }
+                if self.wait {
+                    self.flush()?;
+                    self.await_acks(id).await?;
+                }
+            }
+            Err(PublishError::Refused(why)) => {
+                self.line(number, None, &why.receivers);
+                let mut reasons = named(&why.receivers);
+                if reasons.is_empty() {
+                    reasons.push((None, why.code));
+                }
+                self.refused(number, &reasons, &why.detail);
+            }
+            Err(error) => {
+                self.flush()?;
+                return Err(error.into());
+            }
+        }
+        if self.page.len() >= PAGE_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    fn line(&mut self, number: u64, id: Option<MessageId>, refused: &[(Name, Code)]) {
+        // Writing into a String cannot fail.
+        let _ = match (self.output.json_asked, id) {
+            (false, None) => Ok(()),
+            (false, Some(id)) => writeln!(self.page, "{id}"),
+            (true, id) => {
+                let refused: serde_json::Map<String, serde_json::Value> =
+                    refused.iter().map(|(name, code)| (name.to_string(), json!(code))).collect();
+                let line = json!({ "message": number, "id": id, "refused": refused });
+                writeln!(self.page, "{line}")
+            }
+        };
+    }
+
+    fn refused(&mut self, number: u64, reasons: &[(Option<&Name>, Code)], detail: &str) {
+        self.refusals += 1;
+        if self.refusals > TOLD_MAX {
+            return;
+        }
+        for (name, code) in reasons {
+            let whom = name.map_or_else(String::new, |name| format!(" for {name}"));
+            let detail = if detail.is_empty() { String::new() } else { format!(": {detail}") };
+            note(&format!("message {number}{whom}: {code}{detail}; {}", code.remedy()));
+        }
+    }
+
+    /// Asks until every receiver is done with the message.
+    async fn await_acks(&self, id: MessageId) -> Result<(), Failure> {
+        let deadline = Instant::now() + self.timeout;
+        let mut pause = Duration::from_millis(2);
+        loop {
+            let status = self.client.message(id).await?;
+            let waiting = still_waiting(&status)?;
+            if waiting.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() + pause > deadline {
+                let what = format!("{id} is not acked yet by {}", printable(&waiting.join(", ")));
+                return Err(Failure::new(Exit::TimedOut, what));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(500));
+        }
+    }
+}
+
+fn named(refused: &[(Name, Code)]) -> Vec<(Option<&Name>, Code)> {
+    refused.iter().map(|(name, code)| (Some(name), *code)).collect()
+}
+
+/// The receivers that have not acked; an error if one never will.
+fn still_waiting(status: &MessageStatus) -> Result<Vec<String>, Failure> {
+    let mut waiting = Vec::new();
+    for receiver in &status.receivers {
+        let name = &receiver.receiver;
+        let ended = match &receiver.state {
+            MessageState::Acked { .. } => continue,
+            MessageState::Queued
+            | MessageState::InFlight { .. }
+            | MessageState::Retrying { .. } => {
+                waiting.push(name.clone());
+                continue;
+            }
+            MessageState::Parked { reason, .. } => format!("parked: {reason}"),
+            MessageState::Expired { .. } => "expired".to_owned(),
+            MessageState::Purged { .. } => "purged".to_owned(),
+            MessageState::Moved { to, .. } => format!("moved to {to}"),
+        };
+        let what = format!("{} was not acked by {name}: {ended}", status.id);
+        return Err(Failure::new(Exit::Failed, what));
+    }
+    Ok(waiting)
+}

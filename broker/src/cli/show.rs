@@ -1,0 +1,118 @@
+//! Times, states and health as people read them.
+
+use super::output::Paint;
+use restante_protocol::status::{Health, MessageState, PeerStatus};
+use restante_protocol::time::WallMillis;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+pub(super) type Cell = (Option<Paint>, String);
+
+pub(super) fn now() -> WallMillis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    WallMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// How long ago: `3s`, `4m10s`, `2h5m`, `3d4h`.
+pub(super) fn age(then: WallMillis, now: WallMillis) -> String {
+    span(now.0.saturating_sub(then.0))
+}
+
+/// `in 3s`, or `now`.
+pub(super) fn until(then: WallMillis, now: WallMillis) -> String {
+    match then.0.saturating_sub(now.0) {
+        0 => "now".to_owned(),
+        ms => format!("in {}", span(ms)),
+    }
+}
+
+fn span(ms: u64) -> String {
+    let seconds = ms / 1_000;
+    let two = |big, big_unit, small, small_unit| match small {
+        0 => format!("{big}{big_unit}"),
+        small => format!("{big}{big_unit}{small}{small_unit}"),
+    };
+    match seconds {
+        0 => format!("{ms}ms"),
+        1..60 => format!("{seconds}s"),
+        60..3_600 => two(seconds / 60, "m", seconds % 60, "s"),
+        3_600..86_400 => two(seconds / 3_600, "h", seconds / 60 % 60, "m"),
+        _ => two(seconds / 86_400, "d", seconds / 3_600 % 24, "h"),
+    }
+}
+
+pub(super) fn health(health: Health) -> Cell {
+    let paint = match health {
+        Health::Up => Paint::Green,
+        Health::Slow | Health::Refusing | Health::Paused => Paint::Yellow,
+        Health::Unreachable | Health::Failed | Health::Crashing => Paint::Red,
+    };
+    (Some(paint), health.word().to_owned())
+}
+
+pub(super) const PEER_HEAD: &[&str] =
+    &["NAME", "HEALTH", "SINCE", "WAITING", "UNACKED", "PARKED", "OLDEST", "NEXT", "URL", "WHY"];
+
+/// A peer under [`PEER_HEAD`].
+pub(super) fn peer(peer: &PeerStatus, now: WallMillis) -> Vec<Cell> {
+    let time = |time: Option<WallMillis>, shown: fn(WallMillis, WallMillis) -> String| {
+        time.map_or_else(|| "-".to_owned(), |time| shown(time, now))
+    };
+    vec![
+        (Some(Paint::Bold), peer.name.clone()),
+        health(peer.health),
+        (None, age(peer.since, now)),
+        (None, peer.waiting.to_string()),
+        (None, peer.unacked.to_string()),
+        ((peer.parked > 0).then_some(Paint::Yellow), peer.parked.to_string()),
+        (None, time(peer.oldest, age)),
+        (None, time(peer.next_attempt, until)),
+        (None, peer.url.to_string()),
+        (Some(Paint::Dim), peer.why.clone()),
+    ]
+}
+
+/// A state's word and what there is to say about it: when, and why or what.
+pub(super) fn state(state: &MessageState) -> (Cell, Option<WallMillis>, String) {
+    let cell = |paint, word: &str| (Some(paint), word.to_owned());
+    match state {
+        MessageState::Queued => (cell(Paint::Yellow, "queued"), None, String::new()),
+        MessageState::InFlight { since } => {
+            (cell(Paint::Yellow, "in_flight"), Some(*since), String::new())
+        }
+        MessageState::Retrying { next_attempt, reason } => {
+            (cell(Paint::Yellow, "retrying"), Some(*next_attempt), reason.clone())
+        }
+        MessageState::Acked { at, value } => {
+            let value = value.as_deref().unwrap_or_default();
+            let value = match value.len() {
+                0 => String::new(),
+                _ => format!("answered {:?}", String::from_utf8_lossy(value)),
+            };
+            (cell(Paint::Green, "acked"), Some(*at), value)
+        }
+        MessageState::Parked { at, reason } => {
+            (cell(Paint::Red, "parked"), Some(*at), reason.clone())
+        }
+        MessageState::Expired { at } => (cell(Paint::Red, "expired"), Some(*at), String::new()),
+        MessageState::Purged { at } => (cell(Paint::Red, "purged"), Some(*at), String::new()),
+        MessageState::Moved { at, to } => {
+            (cell(Paint::Dim, "moved"), Some(*at), format!("to {to}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_have_the_two_units_that_matter() {
+        let at = |ms| age(WallMillis(0), WallMillis(ms));
+        assert_eq!(
+            [at(17), at(59_999), at(60_000), at(250_000), at(7_500_000), at(273_600_000)],
+            ["17ms", "59s", "1m", "4m10s", "2h5m", "3d4h"]
+        );
+        assert_eq!(until(WallMillis(5_000), WallMillis(1_000)), "in 4s");
+        assert_eq!(until(WallMillis(5), WallMillis(10)), "now");
+    }
+}

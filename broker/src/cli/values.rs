@@ -1,0 +1,131 @@
+//! How durations, sizes and headers are written on the command line.
+
+use std::time::Duration;
+
+/// `250ms`, `30s`, `1.5m`, `2h`, `1d`; a bare number counts seconds.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let expected = || format!("expected a duration like 250ms, 30s, 5m, 2h or 1d, got {text:?}");
+    let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let number: f64 = number.parse().map_err(|_| expected())?;
+    let seconds = match unit {
+        "ms" => 0.001,
+        "s" | "" => 1.0,
+        "m" => 60.0,
+        "h" => 3_600.0,
+        "d" => 86_400.0,
+        _ => return Err(expected()),
+    };
+    Duration::try_from_secs_f64(number * seconds).map_err(|_| expected())
+}
+
+/// A duration in whole milliseconds.
+pub(crate) fn millis(text: &str) -> Result<u64, String> {
+    u64::try_from(duration(text)?.as_millis())
+        .map_err(|_| format!("{text:?} is longer than can be counted"))
+}
+
+/// `1s,5s,1m` in whole milliseconds.
+pub(crate) fn millis_list(text: &str) -> Result<MillisList, String> {
+    if text.is_empty() {
+        return Ok(MillisList(Vec::new()));
+    }
+    text.split(',').map(|part| millis(part.trim())).collect::<Result<_, _>>().map(MillisList)
+}
+
+/// A list that is one argument.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MillisList(pub(crate) Vec<u64>);
+
+/// `65536`, `64KiB`, `4MiB`, `1GiB`.
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
+    let expected = || format!("expected a size like 65536, 64KiB, 4MiB or 1GiB, got {text:?}");
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let number: u64 = number.parse().map_err(|_| expected())?;
+    let factor: u64 = match unit {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err(expected()),
+    };
+    number.checked_mul(factor).ok_or_else(expected)
+}
+
+/// `name:value`; blanks around the value are not part of it.
+pub(crate) fn header(text: &str) -> Result<(String, String), String> {
+    match text.split_once(':') {
+        Some((name, value)) if !name.trim().is_empty() => {
+            Ok((name.trim().to_owned(), value.trim().to_owned()))
+        }
+        _ => Err(format!("expected NAME:VALUE, got {text:?}")),
+    }
+}
+
+/// Base64 with padding (RFC 4648), for payloads that are no text.
+pub(crate) fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let word = chunk.iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte))
+            << (8 * (3 - chunk.len()));
+        for place in 0..4 {
+            if place <= chunk.len() {
+                text.push(char::from(DIGITS[(word >> (18 - 6 * place)) as usize & 63]));
+            } else {
+                text.push('=');
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units_and_absurd_ones_are_refused() {
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("3"), Ok(Duration::from_secs(3)));
+        assert_eq!(millis("1d"), Ok(86_400_000));
+        for bad in ["", "s", "-1s", "1 s", "1e9s", "1w", "..s", "99999999999999999999d", "nan"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+        assert_eq!(millis_list("1s, 5m"), Ok(MillisList(vec![1_000, 300_000])));
+        assert!(millis_list("1s,,2s").is_err());
+    }
+
+    #[test]
+    fn sizes_have_binary_units() {
+        assert_eq!(bytes("4MiB"), Ok(4 << 20));
+        assert_eq!(bytes("17"), Ok(17));
+        for bad in ["", "MiB", "4MB", "-4", "99999999999GiB"] {
+            assert!(bytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn headers_split_at_the_first_colon() {
+        assert_eq!(header("when: 12:30 "), Ok(("when".to_owned(), "12:30".to_owned())));
+        assert!(header("novalue").is_err() && header(":x").is_err());
+    }
+
+    #[test]
+    fn base64_matches_the_vectors_of_rfc_4648() {
+        for (plain, text) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("fooba", "Zm9vYmE="),
+            ("foobar", "Zm9vYmFy"),
+        ] {
+            assert_eq!(base64(plain.as_bytes()), text);
+        }
+        assert_eq!(base64(&[0xff, 0xfe, 0xfb]), "//77");
+    }
+}
