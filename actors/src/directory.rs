@@ -147,3 +147,27 @@ impl Directory {
         self.by_id.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_is_listed_once_until_the_list_is_taken() {
+        let (directory, marks) = (Directory::default(), Marks::default());
+        for _ in 0..3 {
+            directory.note_change(PeerId(7), &marks);
+        }
+        assert_eq!(directory.take_changed(), [PeerId(7)]);
+        assert!(directory.take_changed().is_empty());
+    }
+
+    #[test]
+    fn what_is_in_hand_is_put_down() {
+        let marks = Marks::default();
+        marks.take_in_hand(9, 1_000);
+        assert_eq!(marks.in_hand.load(Relaxed), 9);
+        marks.put_down();
+        assert_eq!(marks.in_hand.load(Relaxed), 0);
+    }
+}

@@ -98,18 +98,22 @@ pub fn start(
         queued_bytes: Budget::new(limits.queued_bytes_max),
     });
     let (tell_fatal, fatal) = watch::channel(None);
+    let tell_fatal = Arc::new(tell_fatal);
     let router = {
+        let (shared, figures) = (Arc::clone(&shared), Arc::clone(&figures));
         let router =
-            Router::new(Arc::clone(&shared), state, completions, limits, Arc::clone(&figures));
+            Router::new(shared, state, completions, limits, figures, Arc::clone(&tell_fatal));
         let ctx = Context::<Router>::new();
         let addr = ctx.address();
-        let _ = shared.router.set(addr.clone());
+
         actix_rt::spawn(supervise::watch_over(ctx.into_future(router), move |panic| {
             events::actor_crashed("router", None, None, &panic, 1);
             tell_fatal.send_replace(Some(panic));
         }));
         addr
     };
+    // The peers start with the router, and it has not had its first turn yet.
+    let _ = shared.router.set(router.clone());
     let admin = {
         let sources = Sources {
             directory: Arc::clone(&directory),

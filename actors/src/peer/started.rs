@@ -151,3 +151,18 @@ pub fn spawn(config: PeerConfig, shared: &Arc<Shared>) -> Arc<Seat> {
     actix_rt::spawn(Supervision::new(ctx.into_future(peer), marks, on_crash));
     seat
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_taken_whole_or_not_at_all() {
+        let budget = Budget::new(100);
+        assert!(budget.take(60));
+        assert!(!budget.take(41), "only 40 are left");
+        assert!(budget.take(40));
+        budget.give(60);
+        assert!(budget.take(60));
+    }
+}

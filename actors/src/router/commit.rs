@@ -287,6 +287,7 @@ impl Router {
         if !self.failed {
             self.failed = true;
             crate::events::journal_poisoned(&why.detail);
+            self.fatal.send_replace(Some(format!("the journal failed: {why}")));
         }
     }
 

@@ -40,7 +40,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 /// Messages the mailbox holds; a connection that finds it full keeps its batch and tries again.
 const MAILBOX_CAPACITY: usize = 1_024;
@@ -79,6 +79,8 @@ pub struct Router {
     retrying_owed: bool,
     flushing: bool,
     failed: bool,
+    /// Told when the node has to start anew from its journal.
+    fatal: Arc<watch::Sender<Option<String>>>,
     draining: bool,
     drained: Vec<oneshot::Sender<()>>,
 }
@@ -107,7 +109,7 @@ struct Effected {
 }
 
 impl Router {
-    /// A router over what a journal remembers.
+    /// A router over what a journal remembers. `fatal` is told why when it cannot go on.
     #[must_use]
     pub fn new(
         shared: Arc<Shared>,
@@ -115,6 +117,7 @@ impl Router {
         completions: UnboundedReceiver<Completion>,
         limits: Limits,
         figures: Arc<Figures>,
+        fatal: Arc<watch::Sender<Option<String>>>,
     ) -> Router {
         Router {
             journal: Arc::clone(&shared.journal),
@@ -138,6 +141,7 @@ impl Router {
             retrying_owed: false,
             flushing: false,
             failed: false,
+            fatal,
             draining: false,
             drained: Vec::new(),
         }
