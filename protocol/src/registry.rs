@@ -144,6 +144,7 @@ pub enum Found<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registry {
     peers_max: usize,
+    defaults: PeerSettings,
     durable: Snapshot,
     /// Of the peers that are there; follows from `durable`.
     by_name: BTreeMap<Name, PeerId>,
@@ -168,7 +169,22 @@ impl Registry {
     /// A registry without peers that takes up to `peers_max`.
     #[must_use]
     pub fn new(peers_max: usize) -> Registry {
-        Registry { peers_max, durable: Snapshot::default(), by_name: BTreeMap::new() }
+        Registry {
+            peers_max,
+            defaults: PeerSettings::default(),
+            durable: Snapshot::default(),
+            by_name: BTreeMap::new(),
+        }
+    }
+
+    /// What a peer that is added from here on has where its command is silent.
+    ///
+    /// # Errors
+    /// A value is outside its bounds; nothing has changed.
+    pub fn set_defaults(&mut self, defaults: PeerSettings) -> Result<(), Refusal> {
+        defaults.check()?;
+        self.defaults = defaults;
+        Ok(())
     }
 
     /// Judges a command. `waiting` tells how many messages wait for a peer, those accepted and not
@@ -229,7 +245,7 @@ impl Registry {
             Refusal::new(Code::LimitReached, "all 4,294,967,295 peer ids have been given")
         })?;
         check_url(url)?;
-        let settings = settings.applied_to(&PeerSettings::default());
+        let settings = settings.applied_to(&self.defaults);
         settings.check()?;
         let (name, url) = (name.clone(), url.clone());
         Ok(AdminEvent::PeerAdded(Peer { id, name, version: 1, paused: false, url, settings }))
@@ -440,7 +456,7 @@ impl Registry {
                 return Err(StateError::OutOfOrder { what: "peer", id: id.0 });
             }
         }
-        Ok(Registry { peers_max, durable, by_name })
+        Ok(Registry { durable, by_name, ..Registry::new(peers_max) })
     }
 }
 

@@ -19,6 +19,10 @@ pub const BACKOFF_MS_MAX: RangeInclusive<u64> = 100..=86_400_000;
 pub const RETRY_MS: RangeInclusive<u64> = 0..=604_800_000;
 /// Entries of [`PeerSettings::retry_schedule_ms`]; with none, the first refusal parks.
 pub const RETRIES: RangeInclusive<usize> = 0..=32;
+/// [`PeerSettings::queue_messages_max`], in messages; 0 is no limit.
+pub const QUEUE_MESSAGES_MAX: RangeInclusive<u64> = 0..=1 << 48;
+/// [`PeerSettings::queue_bytes_max`], in bytes; 0 is no limit.
+pub const QUEUE_BYTES_MAX: RangeInclusive<u64> = 0..=1 << 60;
 
 impl PeerSettings {
     /// Holds every value against its bounds.
@@ -43,7 +47,8 @@ impl PeerSettings {
         for retry_ms in &self.retry_schedule_ms {
             within("an entry of retry_schedule_ms", *retry_ms, &RETRY_MS, "ms")?;
         }
-        Ok(())
+        within("queue_messages_max", self.queue_messages_max, &QUEUE_MESSAGES_MAX, "messages")?;
+        within("queue_bytes_max", self.queue_bytes_max, &QUEUE_BYTES_MAX, "bytes")
     }
 }
 

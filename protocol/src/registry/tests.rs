@@ -227,6 +227,10 @@ fn a_setting_out_of_bounds_names_value_bounds_and_unit() {
             PeerPatch { retry_schedule_ms: Some(vec![604_800_001]), ..none() },
             "an entry of retry_schedule_ms is 604800001, expected 0 to 604800000 ms",
         ),
+        (
+            PeerPatch { queue_bytes_max: Some(u64::MAX), ..none() },
+            "queue_bytes_max is 18446744073709551615, expected 0 to 1152921504606846976 bytes",
+        ),
     ] {
         assert_eq!(bad(settings).detail, detail);
     }
@@ -238,6 +242,19 @@ fn a_setting_out_of_bounds_names_value_bounds_and_unit() {
         ..none()
     };
     assert!(registry.check(&set("a", widest), |_| 0).is_ok());
+}
+
+#[test]
+fn a_new_peer_has_the_defaults_of_its_day_for_good() {
+    let mut registry = with(&["a"]);
+    let ours = PeerSettings { ack_timeout_ms: 5_000, ..PeerSettings::default() };
+    registry.set_defaults(ours).unwrap();
+    carry_out(&mut registry, &add("b"));
+    let timeout = |registry: &Registry, text| registry.named(text).unwrap().settings.ack_timeout_ms;
+    let restored = Registry::restore(&registry.snapshot().unwrap(), 10).unwrap();
+    assert_eq!((timeout(&restored, "a"), timeout(&restored, "b")), (30_000, 5_000));
+    let bad = PeerSettings { ack_timeout_ms: 5, ..PeerSettings::default() };
+    assert_eq!(registry.set_defaults(bad).unwrap_err().code, Code::BadSetting);
 }
 
 #[test]
