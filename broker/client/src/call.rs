@@ -39,6 +39,9 @@ impl Client {
     /// # Errors
     /// There is no answer; see [`CallError`] for what has become of the message.
     pub async fn call_with(&self, publish: Publish, timeout: Duration) -> Result<Bytes, CallError> {
+        if let Some(count) = publish.receiver_count().filter(|count| *count != 1) {
+            return Err(CallError::NotOne { count });
+        }
         if self.core().outbox.calls_full() {
             return Err(CallError::TooMany { max: CALLS_MAX });
         }

@@ -1,7 +1,8 @@
 //! What a receiver is handed, and how it answers.
 
 use crate::error::ValueTooLarge;
-use crate::intake::{Attachment, Item, Refuse, Settled};
+use crate::intake::{Attachment, Refuse, Settled};
+use crate::slots::Item;
 use bytes::Bytes;
 use restante_protocol::id::MessageId;
 use restante_protocol::limits::RETURN_BYTES_MAX;

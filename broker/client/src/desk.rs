@@ -392,3 +392,6 @@ fn check_size(request: &Request) -> Result<(), RequestError> {
     let max = CONTROL_BYTES_MAX - 128;
     if bytes > max { Err(RequestError::TooLarge { bytes, max }) } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests;

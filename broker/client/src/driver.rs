@@ -5,7 +5,8 @@ use crate::client::Core;
 use crate::desk::Answered;
 use crate::doorbell::{Doorbell, Wakes};
 use crate::error::{ConnectError, EndReason, Violation};
-use crate::intake::{Ask, Intake};
+use crate::intake::Intake;
+use crate::slots::Ask;
 use crate::wire::{Loss, Side, WRITE_BYTES_MAX, Wire, not_a_frame};
 use bytes::{Bytes, BytesMut};
 use restante_protocol::codec::{Limits, Next, next_frame, parse_control};
@@ -21,8 +22,6 @@ use tokio::net::TcpStream;
 const STEADY: Duration = Duration::from_secs(30);
 /// After so many connections in a row on which the node broke the protocol, the client gives up.
 const VIOLATIONS_MAX: u32 = 5;
-/// How long a farewell may take.
-const GOODBYE_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// The first connection: one attempt, or as many as the policy says if the program wants to wait.
 pub(crate) async fn first_connection(core: &Core) -> Result<Wire, ConnectError> {
@@ -55,7 +54,7 @@ pub(crate) async fn run(core: Arc<Core>, mut wire: Wire) {
         let mut side = ClientSide::new(&core);
         let loss = wire.drive(&mut side).await;
         core.lose();
-        say_goodbye(&mut wire, &loss).await;
+        wire.farewell(&loss).await;
         drop(wire);
         if since.elapsed() >= STEADY {
             row = Row::default();
@@ -72,10 +71,12 @@ pub(crate) async fn run(core: Arc<Core>, mut wire: Wire) {
     core.end(&reason);
 }
 
-/// Troubles in a row.
+/// Troubles since the last connection that lasted.
 #[derive(Default)]
 struct Row {
-    failures: u32,
+    /// Attempts to connect, the successful ones too: a node that takes connections and drops them is
+    /// not asked any faster.
+    attempts: u32,
     violations: u32,
 }
 
@@ -112,21 +113,22 @@ impl Row {
 
 async fn reconnect(core: &Core, row: &mut Row) -> Result<Wire, EndReason> {
     let policy = core.options.reconnect;
+    let mut attempts: u32 = 0;
     let mut last = None;
     loop {
-        if policy.attempts_max.is_some_and(|max| row.failures >= max) {
-            let attempts = row.failures;
+        if policy.attempts_max.is_some_and(|max| attempts >= max) {
             return Err(last.map_or(EndReason::Lost, |last| EndReason::GaveUp { attempts, last }));
         }
         let attempt = async {
-            tokio::time::sleep(policy.wait(row.failures, rand::random())).await;
+            tokio::time::sleep(policy.wait(row.attempts, rand::random())).await;
             dial(core).await
         };
         let outcome = tokio::select! {
             outcome = attempt => outcome,
             () = core.close_asked.notified() => return Err(EndReason::Closed),
         };
-        row.failures = row.failures.saturating_add(1);
+        attempts = attempts.saturating_add(1);
+        row.attempts = row.attempts.saturating_add(1);
         match outcome {
             Ok((mut wire, welcome)) => {
                 core.begin(&mut wire, welcome, false)?;
@@ -136,7 +138,7 @@ async fn reconnect(core: &Core, row: &mut Row) -> Result<Wire, EndReason> {
                 return Err(EndReason::Refused(refusal));
             }
             Err(error) => {
-                tracing::debug!(%error, failures = row.failures, "not connected");
+                tracing::debug!(%error, attempts, "not connected");
                 last = Some(error);
             }
         }
@@ -177,14 +179,6 @@ async fn dial(core: &Core) -> Result<(Wire, Welcome), ConnectError> {
             Err(ConnectError::TimedOut { addr, timeout: options.connect_timeout })
         }
     }
-}
-
-/// Tells a node that has broken the protocol so, if it still listens.
-pub(crate) async fn say_goodbye(wire: &mut Wire, loss: &Loss) {
-    let Loss::Violation(violation) = loss else { return };
-    let goodbye = Control::Goodbye(Refusal::new(Code::Malformed, violation.to_string()));
-    // The connection is given up either way.
-    drop(tokio::time::timeout(GOODBYE_TIMEOUT, wire.say(&goodbye)).await);
 }
 
 /// Reasons that a new connection would not mend.
@@ -269,6 +263,10 @@ impl<'a> ClientSide<'a> {
         let outbox = &self.core.outbox;
         match frame {
             Frame::Confirm(confirm) => outbox.handle_confirm(&confirm, &mut self.wakes)?,
+            // Said to one publish, it holds for all of them.
+            Frame::Refuse(refuse) if refuse.code == Code::ProducerSuperseded => {
+                return Err(Loss::Goodbye(Refusal::new(refuse.code, refuse.detail)));
+            }
             Frame::Refuse(refuse) => outbox.handle_refuse(refuse, &mut self.wakes)?,
             Frame::Reply(reply) => outbox.handle_reply(&reply),
             Frame::Heartbeat => {}
@@ -331,7 +329,7 @@ impl<'a> ClientSide<'a> {
                     }
                 }
                 for slot in slots {
-                    intake.handle_unanswered(slot, &refusal, now, rand::random());
+                    intake.handle_answered(slot, &refusal, now, rand::random());
                 }
             }
         }

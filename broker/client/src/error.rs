@@ -306,12 +306,6 @@ pub enum AttachError {
         /// Why.
         refusal: Refusal,
     },
-    /// This client is attached as this receiver already.
-    #[error("this client is attached as {name} already")]
-    Twice {
-        /// The receiver.
-        name: Name,
-    },
     /// As many attachments as one connection can have.
     #[error("one connection attaches as at most {max} receivers")]
     TooMany {
@@ -387,6 +381,12 @@ pub enum CallError {
     TimedOut {
         /// The time given.
         timeout: Duration,
+    },
+    /// A call is to one receiver. Nothing was sent.
+    #[error("a call names one receiver, this one names {count}")]
+    NotOne {
+        /// How many were named.
+        count: usize,
     },
     /// Too many calls of this client wait for their answers. Nothing was sent.
     #[error("{max} calls of this client wait for answers already")]

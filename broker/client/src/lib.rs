@@ -19,6 +19,7 @@ mod options;
 mod outbox;
 mod producer;
 mod publish;
+mod slots;
 mod subscription;
 mod watch;
 mod wire;

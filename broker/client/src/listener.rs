@@ -7,11 +7,12 @@
 use crate::delivery::Delivery;
 use crate::desk::Desk;
 use crate::doorbell::{Doorbell, Wakes};
-use crate::driver::{deliver_run, out_of_turn, say_goodbye};
+use crate::driver::{deliver_run, out_of_turn};
 use crate::epochs::Epochs;
 use crate::error::{BindError, EndReason, RequestError};
-use crate::intake::{Attachment, Intake, Taken};
+use crate::intake::{Attachment, Intake};
 use crate::options::Reconnect;
+use crate::slots::Taken;
 use crate::subscription::Reader;
 use crate::wire::{Loss, Side, Wire, not_a_frame};
 use bytes::{Bytes, BytesMut};
@@ -244,7 +245,7 @@ async fn serve(hub: Arc<Hub>, stream: TcpStream, from: SocketAddr) {
         Ok(Ok(link)) => link,
         Ok(Err(loss)) => {
             tracing::debug!(%from, ?loss, "declined a connection");
-            say_goodbye(&mut wire, &loss).await;
+            wire.farewell(&loss).await;
             return;
         }
         Err(_) => {
@@ -262,7 +263,7 @@ async fn serve(hub: Arc<Hub>, stream: TcpStream, from: SocketAddr) {
     tracing::debug!(%from, ?loss, "a node's connection ended");
     hub.connections.lock().retain(|other| !Arc::ptr_eq(other, &link));
     link.end();
-    say_goodbye(&mut wire, &loss).await;
+    wire.farewell(&loss).await;
 }
 
 impl Link {
@@ -307,7 +308,11 @@ async fn introduce(hub: &Arc<Hub>, wire: &mut Wire) -> Result<Arc<Link>, Loss> {
     wire.say(&Control::Welcome(welcome)).await?;
     let bell = Arc::new(Doorbell::default());
     let intake = Intake::new(bell.clone(), Reconnect::never(), hub.epochs.clone());
-    let attachment = Arc::new(intake).adopt(name, options.grant, hub.reader.clone());
+    let intake = Arc::new(intake);
+    let attachment = intake.open(name, options.grant, hub.reader.clone());
+    // A new intake has room for one attachment.
+    let attachment = attachment.map_err(|_| Loss::Closed)?;
+    intake.lock().adopt(attachment.slot);
     let link = Arc::new(Link { desk: Desk::new(bell.clone()), bell, attachment });
     hub.connections.lock().push(link.clone());
     hub.arrived.lock().push(link.attachment.clone());

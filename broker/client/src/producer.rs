@@ -319,3 +319,6 @@ impl Chunks {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

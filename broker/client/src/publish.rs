@@ -115,6 +115,15 @@ impl Publish {
         self
     }
 
+    /// How many receivers are named, if their names are names.
+    pub(crate) fn receiver_count(&self) -> Option<usize> {
+        match &self.receivers {
+            Receivers::Names(names) => Some(names.len()),
+            Receivers::Route(route) => Some(route.aliases.len()),
+            Receivers::Bad(_) => None,
+        }
+    }
+
     /// The encoded header map, or nothing without headers.
     pub(crate) fn encoded_headers(&self) -> Result<Option<Vec<u8>>, PublishError> {
         if self.headers.is_empty() {

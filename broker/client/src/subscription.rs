@@ -3,7 +3,8 @@
 use crate::client::Shared;
 use crate::delivery::Delivery;
 use crate::error::{AttachError, ReceiveError};
-use crate::intake::{Attachment, Item, Taken};
+use crate::intake::Attachment;
+use crate::slots::{Item, Taken};
 use futures_core::Stream;
 use restante_protocol::name::Name;
 use std::collections::VecDeque;

@@ -10,7 +10,7 @@ use restante_protocol::codec::{
 use restante_protocol::control::Control;
 use restante_protocol::frame::Frame;
 use restante_protocol::limits::PAYLOAD_BYTES_MAX;
-use restante_protocol::refusal::Refusal;
+use restante_protocol::refusal::{Code, Refusal};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
@@ -28,6 +28,9 @@ pub(crate) const WRITE_BYTES_MAX: usize = 256 * 1024;
 const ROUNDS_MAX: usize = 16;
 /// How long a side that closes goes on to write what it has.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How long the other side may take to close its half.
+const FAREWELL_READ: Duration = Duration::from_millis(500);
 
 /// What the frames of a connection mean.
 pub(crate) trait Side {
@@ -103,7 +106,7 @@ impl Wire {
 
     /// Says one control frame, before [`Wire::drive`] or after it.
     pub(crate) async fn say(&mut self, control: &Control) -> Result<(), Loss> {
-        self.write.clear();
+        // What a drive has left half written goes first.
         put_control(&mut self.write, control)
             .map_err(|error| Loss::Violation(Violation::Frame(error.to_string())))?;
         let written = self.stream.write_all_buf(&mut self.write).await;
@@ -131,6 +134,30 @@ impl Wire {
                 return Err(Loss::Io(io::ErrorKind::UnexpectedEof.into()));
             }
         }
+    }
+
+    /// Ends the connection so that the other side reads all that was said: a socket that is closed
+    /// with unread input would be reset. Bounded in time.
+    pub(crate) async fn farewell(&mut self, loss: &Loss) {
+        let farewell = async {
+            match loss {
+                Loss::Violation(violation) => {
+                    let refusal = Refusal::new(Code::Malformed, violation.to_string());
+                    self.say(&Control::Goodbye(refusal)).await?;
+                }
+                Loss::Closed => {}
+                Loss::Io(_) | Loss::Silent | Loss::Goodbye(_) => return Ok(()),
+            }
+            self.stream.shutdown().await.map_err(Loss::Io)?;
+            loop {
+                self.read.clear();
+                if self.stream.read_buf(&mut self.read).await.map_err(Loss::Io)? == 0 {
+                    return Ok::<(), Loss>(());
+                }
+            }
+        };
+        // The connection is over either way.
+        drop(tokio::time::timeout(FAREWELL_READ, farewell).await);
     }
 
     /// Carries the conversation until it ends.
