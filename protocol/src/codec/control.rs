@@ -50,7 +50,8 @@ pub fn parse_control(body: &[u8]) -> Result<Control, FrameError> {
         let (kind, bytes, bytes_max) = (kind::CONTROL, body.len(), CONTROL_BYTES_MAX);
         return Err(FrameError::TooLong { kind, bytes, bytes_max });
     }
-    let mut deserializer = rmp_serde::Deserializer::from_read_ref(body);
+    // Read as a stream, so that what is left of `body` can be seen afterwards.
+    let mut deserializer = rmp_serde::Deserializer::new(body);
     deserializer.set_max_depth(DEPTH_MAX);
     let control = Control::deserialize(&mut deserializer)
         .map_err(|error| FrameError::Control(error.to_string()))?;

@@ -1,6 +1,7 @@
 //! Every frame there and back; every way to be wrong.
 
 use super::*;
+use crate::control::Control;
 use bytes::BytesMut;
 
 fn bytes_of(frame: &Frame<'_>) -> BytesMut {
@@ -103,4 +104,16 @@ fn a_frame_cut_short_at_any_byte_is_only_waited_for() {
             assert!(wanted > end && wanted <= bytes.len(), "waits for {wanted} with {end}");
         }
     }
+}
+
+#[test]
+fn a_control_frame_holds_exactly_one_value() {
+    let control = Control::Alias { alias: 7, name: "billing".parse().unwrap() };
+    let mut out = BytesMut::new();
+    put_control(&mut out, &control).unwrap();
+    let body = &out[HEADER_BYTES..];
+    assert_eq!(parse_control(body).unwrap(), control);
+    let trailing = [body, &[0xc0]].concat();
+    assert!(matches!(parse_control(&trailing), Err(FrameError::Control(_))));
+    assert!(matches!(parse_control(&body[..body.len() - 1]), Err(FrameError::Control(_))));
 }
