@@ -214,7 +214,7 @@ pub enum ReadError {
     },
 }
 
-/// What waits for a peer.
+/// What waits for a peer, durable messages only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
     /// Nothing at or below this number is open.
@@ -223,7 +223,8 @@ pub struct Backlog {
     pub newest: MessageNumber,
     /// Open messages.
     pub messages: u64,
-    /// Bytes of their bodies.
+    /// Bytes of their bodies; an average where some messages of a stretch of the log are done and
+    /// others are not.
     pub bytes: u64,
     /// Parked messages.
     pub parked: u64,
@@ -247,7 +248,7 @@ pub enum Ended {
     Settled {
         /// How.
         outcome: Outcome,
-        /// When.
+        /// When; 0 if it is certain that it ended, and the record of how is no longer kept.
         at_ms: u64,
         /// With `Moved`: to whom.
         moved_to: PeerId,

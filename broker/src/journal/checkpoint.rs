@@ -1,0 +1,254 @@
+//! The checkpoint: what the journal knew, and what the application handed over, as of one position.
+//! A restart reads it and replays the log from there.
+//!
+//! The bytes are taken by the writer once everything before the position is synced. Settles that came
+//! later may be in it already: replaying them changes nothing, because floors only rise and sets only
+//! grow.
+//!
+//! ```text
+//! file header 48 (id = position) | u32 length of the journal's part | u32 its CRC
+//! | u64 length of the application's state | u32 its CRC | u32 CRC of these 20 bytes
+//! | the journal's part, varints | the application's state
+//! ```
+
+use super::format::{FILE_HEADER_BYTES, FileHeader, FileKind, HeaderError, be_u32, be_u64, crc32c};
+use super::numbers::NumberSet;
+use super::state::{Held, State};
+use bytes::Bytes;
+use restante_protocol::id::{MessageNumber, PeerId};
+use restante_protocol::record::{put_varint, take_varint};
+
+const FIXED_BYTES: usize = 24;
+
+/// The journal's part of a checkpoint.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Snapshot {
+    /// The number of the first record that is to be replayed.
+    pub(super) position: MessageNumber,
+    /// An id above those of all segments there have been.
+    pub(super) next_segment: u64,
+    /// Segments that must be there.
+    pub(super) segments: Vec<SegmentNote>,
+    pub(super) peers: Vec<PeerNote>,
+}
+
+/// One segment as a checkpoint knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SegmentNote {
+    pub(super) id: u64,
+    pub(super) first: MessageNumber,
+    pub(super) live: u64,
+}
+
+/// One peer as a checkpoint knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct PeerNote {
+    pub(super) peer: PeerId,
+    pub(super) floor: MessageNumber,
+    pub(super) newest: MessageNumber,
+    /// Segments above the floor in which all is done: first number, the peer's last.
+    pub(super) done: Vec<(MessageNumber, MessageNumber)>,
+    /// Segments in which something is done. Those not named are as they were written.
+    pub(super) touched: Vec<TouchedNote>,
+}
+
+/// A peer's share of a segment as a checkpoint knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct TouchedNote {
+    pub(super) first: MessageNumber,
+    pub(super) open: u32,
+    pub(super) bytes: u64,
+    pub(super) settled: NumberSet,
+    pub(super) parked: NumberSet,
+}
+
+impl Snapshot {
+    /// What `state` says at this position, where everything before it is durable. Sealed segments
+    /// without anything live are left out: they may go once this snapshot is durable.
+    pub(super) fn of(state: &State, position: MessageNumber, next_segment: u64) -> Snapshot {
+        let segments = state
+            .segments
+            .iter()
+            .filter(|segment| segment.live > 0 || segment.next.is_none())
+            .map(|segment| SegmentNote { id: segment.id, first: segment.first, live: segment.live })
+            .collect();
+        let touched = |held: &&Held| held.is_touched();
+        let note = |held: &Held| TouchedNote {
+            first: held.first,
+            open: held.open,
+            bytes: held.bytes,
+            settled: held.settled.clone(),
+            parked: held.parked.clone(),
+        };
+        let mut peers: Vec<PeerNote> = state
+            .peers
+            .iter()
+            .map(|(id, peer)| PeerNote {
+                peer: *id,
+                floor: peer.floor,
+                newest: peer.newest,
+                done: peer.done.clone(),
+                touched: peer.held.iter().filter(touched).map(note).collect(),
+            })
+            .collect();
+        peers.sort_unstable_by_key(|peer| peer.peer);
+        Snapshot { position, next_segment, segments, peers }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_varint(&mut out, self.next_segment);
+        put_varint(&mut out, self.segments.len() as u64);
+        for segment in &self.segments {
+            for value in [segment.id, segment.first, segment.live] {
+                put_varint(&mut out, value);
+            }
+        }
+        put_varint(&mut out, self.peers.len() as u64);
+        for peer in &self.peers {
+            for value in [u64::from(peer.peer.0), peer.floor, peer.newest] {
+                put_varint(&mut out, value);
+            }
+            put_varint(&mut out, peer.done.len() as u64);
+            for (first, last) in &peer.done {
+                put_varint(&mut out, *first);
+                put_varint(&mut out, *last);
+            }
+            put_varint(&mut out, peer.touched.len() as u64);
+            for touched in &peer.touched {
+                for value in [touched.first, u64::from(touched.open), touched.bytes] {
+                    put_varint(&mut out, value);
+                }
+                touched.settled.encode(&mut out);
+                touched.parked.encode(&mut out);
+            }
+        }
+        out
+    }
+
+    fn decode(position: MessageNumber, bytes: &[u8]) -> Option<Snapshot> {
+        let rest = &mut &bytes[..];
+        let mut snapshot =
+            Snapshot { position, next_segment: take_varint(rest)?, ..Snapshot::default() };
+        for _ in 0..take_varint(rest)? {
+            let (id, first) = (take_varint(rest)?, take_varint(rest)?);
+            snapshot.segments.push(SegmentNote { id, first, live: take_varint(rest)? });
+        }
+        for _ in 0..take_varint(rest)? {
+            snapshot.peers.push(decode_peer(rest)?);
+        }
+        rest.is_empty().then_some(snapshot)
+    }
+}
+
+fn decode_peer(rest: &mut &[u8]) -> Option<PeerNote> {
+    let mut peer = PeerNote {
+        peer: PeerId(u32::try_from(take_varint(rest)?).ok()?),
+        floor: take_varint(rest)?,
+        newest: take_varint(rest)?,
+        ..PeerNote::default()
+    };
+    for _ in 0..take_varint(rest)? {
+        peer.done.push((take_varint(rest)?, take_varint(rest)?));
+    }
+    for _ in 0..take_varint(rest)? {
+        peer.touched.push(TouchedNote {
+            first: take_varint(rest)?,
+            open: u32::try_from(take_varint(rest)?).ok()?,
+            bytes: take_varint(rest)?,
+            settled: NumberSet::decode(rest)?,
+            parked: NumberSet::decode(rest)?,
+        });
+    }
+    Some(peer)
+}
+
+/// The bytes of a checkpoint file.
+pub(super) fn encode(header: &FileHeader, snapshot: &Snapshot, application: &[u8]) -> Vec<u8> {
+    let journal = snapshot.encode();
+    let mut out =
+        Vec::with_capacity(FILE_HEADER_BYTES + FIXED_BYTES + journal.len() + application.len());
+    out.extend_from_slice(&header.encode());
+    out.extend_from_slice(&(journal.len() as u32).to_be_bytes());
+    out.extend_from_slice(&crc32c(&journal).to_be_bytes());
+    out.extend_from_slice(&(application.len() as u64).to_be_bytes());
+    out.extend_from_slice(&crc32c(application).to_be_bytes());
+    let crc = crc32c(&out[FILE_HEADER_BYTES..]);
+    out.extend_from_slice(&crc.to_be_bytes());
+    out.extend_from_slice(&journal);
+    out.extend_from_slice(application);
+    out
+}
+
+/// Reads a checkpoint file whole.
+pub(super) fn decode(bytes: &[u8]) -> Result<(FileHeader, Snapshot, Bytes), HeaderError> {
+    let damaged = HeaderError::Damaged;
+    let header = FileHeader::parse(FileKind::Checkpoint, bytes)?;
+    let rest = &bytes[FILE_HEADER_BYTES..];
+    let (fixed, rest) =
+        rest.split_at_checked(FIXED_BYTES).ok_or(damaged("it ends within its lengths"))?;
+    if crc32c(&fixed[..20]) != be_u32(&fixed[20..]) {
+        return Err(damaged("its lengths do not match their checksum"));
+    }
+    let (journal, application) = rest
+        .split_at_checked(be_u32(fixed) as usize)
+        .filter(|(_, application)| application.len() as u64 == be_u64(&fixed[8..]))
+        .ok_or(damaged("it does not have the length it says"))?;
+    if crc32c(journal) != be_u32(&fixed[4..]) {
+        return Err(damaged("the journal's part does not match its checksum"));
+    }
+    if crc32c(application) != be_u32(&fixed[16..]) {
+        return Err(damaged("the application's state does not match its checksum"));
+    }
+    let snapshot = Snapshot::decode(header.id, journal)
+        .ok_or(damaged("the journal's part cannot be understood"))?;
+    Ok((header, snapshot, Bytes::copy_from_slice(application)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use restante_protocol::id::NodeTag;
+
+    #[test]
+    fn a_checkpoint_reads_as_written_and_no_byte_of_it_can_change() {
+        let mut settled = NumberSet::default();
+        settled.insert(7);
+        settled.insert(70_000);
+        let snapshot = Snapshot {
+            position: 1_000,
+            next_segment: 12,
+            segments: vec![SegmentNote { id: 3, first: 400, live: 9 }],
+            peers: vec![PeerNote {
+                peer: PeerId(5),
+                floor: 300,
+                newest: 990,
+                done: vec![(400, 450)],
+                touched: vec![TouchedNote {
+                    first: 500,
+                    open: 3,
+                    bytes: 300,
+                    settled,
+                    parked: NumberSet::default(),
+                }],
+            }],
+        };
+        let header = FileHeader {
+            kind: FileKind::Checkpoint,
+            epoch: 1,
+            node: NodeTag(3),
+            id: 1_000,
+            created_ms: 5,
+            seed: 1,
+        };
+        let bytes = encode(&header, &snapshot, b"state");
+        let (back, read, state) = decode(&bytes).unwrap();
+        assert_eq!((back, read, &state[..]), (header, snapshot, &b"state"[..]));
+        for at in 0..bytes.len() {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 0x10;
+            assert!(decode(&flipped).is_err(), "byte {at}");
+            assert!(decode(&bytes[..at]).is_err(), "{at} bytes");
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The journal as the node holds it: the shared core, and three threads that do its work.
+
+use super::reader::{self, Request};
+use super::recovery::Engine;
+use super::shared::Shared;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use restante_actors::journal::{
+    Admission, Backlog, Batch, Caps, Journal, Life, LookupError, Opened, Page, Read, ReadError,
+    Settle, Ticket,
+};
+use restante_protocol::id::{MessageNumber, PeerId};
+use restante_protocol::record::ParkRecord;
+use restante_protocol::refusal::{Code, Refusal};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Sender;
+use std::thread::JoinHandle;
+use tokio::sync::oneshot;
+
+/// An open journal with its threads. Dropping it without [`Journal::close`] leaves what a crash
+/// would leave.
+pub(super) struct SegmentedLog {
+    shared: Arc<Shared>,
+    /// Questions come one per peer at most, so their number is bounded by that of the peers.
+    requests: Sender<Request>,
+    threads: Mutex<Threads>,
+}
+
+#[derive(Default)]
+struct Threads {
+    writer: Option<JoinHandle<()>>,
+    reader: Option<JoinHandle<()>>,
+    keeper: Option<JoinHandle<()>>,
+}
+
+/// Starts the threads of an open journal.
+pub(super) fn start(engine: Engine) -> io::Result<Opened> {
+    let Engine { shared, writer, keeper, completions, recovered } = engine;
+    let (requests, questions) = std::sync::mpsc::channel();
+    let thread = |name: &str| std::thread::Builder::new().name(format!("journal-{name}"));
+    let for_reader = Arc::clone(&shared);
+    let threads = Threads {
+        writer: Some(thread("writer").spawn(move || writer.run())?),
+        reader: Some(thread("reader").spawn(move || reader::run(&for_reader, &questions))?),
+        keeper: Some(thread("keeper").spawn(move || keeper.run())?),
+    };
+    shared.wake_keeper();
+    let log = SegmentedLog { shared, requests, threads: Mutex::new(threads) };
+    Ok(Opened { journal: Arc::new(log), completions, recovered })
+}
+
+impl SegmentedLog {
+    /// Ends the threads: the writer first, so that the keeper sees all it has left behind.
+    fn stop(&self) {
+        let mut threads = self.threads.lock();
+        self.shared.close();
+        join(threads.writer.take());
+        self.shared.close_keeper();
+        join(threads.keeper.take());
+        // A reader that is gone already needs no telling.
+        let _ = self.requests.send(Request::Close);
+        join(threads.reader.take());
+        self.shared.unlock();
+    }
+}
+
+fn join(thread: Option<JoinHandle<()>>) {
+    if let Some(thread) = thread
+        && thread.join().is_err()
+    {
+        tracing::error!("a journal thread had panicked");
+    }
+}
+
+impl Drop for SegmentedLog {
+    fn drop(&mut self) {
+        self.shared.abandon();
+        self.stop();
+    }
+}
+
+impl Journal for SegmentedLog {
+    fn caps(&self) -> Caps {
+        self.shared.caps
+    }
+
+    fn admission(&self) -> Admission {
+        self.shared.admission()
+    }
+
+    fn next_number(&self) -> MessageNumber {
+        self.shared.next_number()
+    }
+
+    fn append(&self, batch: Batch) -> Result<(Ticket, MessageNumber), (Batch, Refusal)> {
+        self.shared.append(batch)
+    }
+
+    fn settle(&self, settle: Settle) {
+        self.shared.settle(settle);
+    }
+
+    fn park(&self, park: ParkRecord) {
+        self.shared.park(&park);
+    }
+
+    fn flush(&self, token: u64) {
+        self.shared.flush(token);
+    }
+
+    fn checkpoint(&self, state: Bytes) {
+        self.shared.checkpoint(state);
+    }
+
+    fn next(&self, read: Read) -> BoxFuture<'static, Result<Page, ReadError>> {
+        let (answer, answered) = oneshot::channel();
+        // Should the reader be gone, `answered` says so.
+        let _ = self.requests.send(Request::Next(read, answer));
+        Box::pin(async move {
+            answered.await.unwrap_or_else(|_| {
+                let refusal = Refusal::new(Code::ShuttingDown, "the journal is closed");
+                Err(ReadError::Unavailable(refusal))
+            })
+        })
+    }
+
+    fn backlog(&self, peer: PeerId) -> Backlog {
+        self.shared.state.lock().backlog(peer)
+    }
+
+    fn lookup(&self, number: MessageNumber) -> BoxFuture<'static, Result<Life, LookupError>> {
+        let (answer, answered) = oneshot::channel();
+        let _ = self.requests.send(Request::Lookup(number, answer));
+        Box::pin(async move { answered.await.unwrap_or(Err(LookupError::Unavailable)) })
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        self.shared.disk_bytes.load(Ordering::Relaxed)
+    }
+
+    fn close(&self) {
+        self.stop();
+    }
+}

@@ -1,0 +1,301 @@
+//! The index of one segment: peer by peer where its messages are, every message with its receivers,
+//! and the settles and parks written there. In memory while the segment is active and until its file
+//! is written; afterwards a checksummed file beside the segment, read piece by piece.
+//!
+//! ```text
+//! file header 48 | fixed part 64 | messages | settles | directory | refs, peer by peer
+//! ```
+//!
+//! When the segment is reclaimed, the file is cut after the settles and lives on as its history: what
+//! the ledger answers from.
+
+use super::format::{FILE_HEADER_BYTES, FileHeader, FileKind, HeaderError, be_u32, be_u64, crc32c};
+use super::refs::{Messages, Refs};
+use super::state::Stage;
+use super::storage::{Disk, DiskFile};
+use foldhash::HashMap;
+use restante_protocol::id::{MessageNumber, PeerId};
+use restante_protocol::record::{ParkRecord, RecordKind, SettleRecord};
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+/// Bytes of the part after the file header.
+const FIXED_BYTES: usize = 64;
+/// Bytes of a directory entry.
+const ENTRY_BYTES: usize = 32;
+
+/// What is known of one segment's contents.
+#[derive(Debug, Default)]
+pub(super) struct SegmentIndex {
+    pub(super) refs: HashMap<PeerId, Refs>,
+    pub(super) messages: Messages,
+    pub(super) settles: Settles,
+}
+
+/// Settle and park records as they stand in the log: `u8 kind | u32 length | body` each.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Settles {
+    bytes: Vec<u8>,
+}
+
+/// A settle or a park.
+#[derive(Debug)]
+pub(super) enum SettleOrPark {
+    Settle(SettleRecord),
+    Park(ParkRecord),
+}
+
+impl Settles {
+    pub(super) fn push(&mut self, kind: RecordKind, body: &[u8]) {
+        self.bytes.push(kind as u8);
+        self.bytes.extend_from_slice(&(body.len() as u32).to_be_bytes());
+        self.bytes.extend_from_slice(body);
+    }
+
+    pub(super) fn absorb(&mut self, tail: &mut Settles) {
+        self.bytes.append(&mut tail.bytes);
+    }
+
+    pub(super) fn from_bytes(bytes: Vec<u8>) -> Settles {
+        Settles { bytes }
+    }
+
+    /// The records of one peer, in the order of the log.
+    pub(super) fn of(&self, peer: PeerId) -> impl Iterator<Item = SettleOrPark> + '_ {
+        let mut rest = &self.bytes[..];
+        std::iter::from_fn(move || {
+            let (head, after) = rest.split_at_checked(5)?;
+            let (body, after) = after.split_at_checked(be_u32(&head[1..]) as usize)?;
+            rest = after;
+            Some((head[0], body))
+        })
+        // Both kinds of record begin with the peer.
+        .filter(move |(_, body)| body.len() >= 4 && be_u32(body) == peer.0)
+        .filter_map(|(kind, body)| {
+            if kind == RecordKind::Settle as u8 {
+                SettleRecord::parse(body).map(SettleOrPark::Settle)
+            } else {
+                ParkRecord::parse(body).map(SettleOrPark::Park)
+            }
+        })
+    }
+}
+
+/// Where a peer's part of an index file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct DirectoryEntry {
+    pub(super) peer: PeerId,
+    pub(super) count: u32,
+    pub(super) body_bytes: u64,
+    /// The peer's newest message in the segment, relative to its first number.
+    pub(super) last: u32,
+    at: u32,
+    length: u32,
+    crc: u32,
+}
+
+/// What an index file says about its segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct IndexFacts {
+    pub(super) id: u64,
+    pub(super) first: MessageNumber,
+    /// One past the segment's last number.
+    pub(super) next: MessageNumber,
+    /// Where the segment's records end.
+    pub(super) data_end: u64,
+}
+
+/// An index or history file that has been opened: facts checked, parts read when asked for.
+pub(super) struct IndexFile {
+    file: Arc<dyn DiskFile>,
+    pub(super) facts: IndexFacts,
+    parts: Parts,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Parts {
+    messages: u32,
+    messages_crc: u32,
+    settles: u32,
+    settles_crc: u32,
+    directory: u32,
+    directory_crc: u32,
+}
+
+const PARTS_FROM: u64 = (FILE_HEADER_BYTES + FIXED_BYTES) as u64;
+
+impl SegmentIndex {
+    /// Takes over what was staged behind it, whoever it is for.
+    pub(super) fn absorb(&mut self, stage: &mut Stage) {
+        for (peer, tail) in &mut stage.refs {
+            self.refs.entry(*peer).or_default().absorb(tail);
+        }
+        stage.touched.clear();
+        self.messages.absorb(&mut stage.messages);
+        self.settles.absorb(&mut stage.settles);
+    }
+
+    /// The bytes of the index file.
+    pub(super) fn encode(&self, header: &FileHeader, facts: &IndexFacts) -> Vec<u8> {
+        let mut messages = Vec::new();
+        self.messages.encode(&mut messages);
+        let mut peers: Vec<(&PeerId, &Refs)> = self.refs.iter().collect();
+        peers.sort_unstable_by_key(|(peer, _)| **peer);
+        let (mut directory, mut blocks) = (Vec::new(), Vec::new());
+        for (peer, refs) in peers {
+            let at = blocks.len();
+            refs.encode(&mut blocks);
+            directory.extend_from_slice(&peer.0.to_be_bytes());
+            directory.extend_from_slice(&refs.count().to_be_bytes());
+            directory.extend_from_slice(&refs.body_bytes.to_be_bytes());
+            directory.extend_from_slice(&refs.last().to_be_bytes());
+            directory.extend_from_slice(&(at as u32).to_be_bytes());
+            directory.extend_from_slice(&((blocks.len() - at) as u32).to_be_bytes());
+            directory.extend_from_slice(&crc32c(&blocks[at..]).to_be_bytes());
+        }
+        let settles = &self.settles.bytes;
+        let mut fixed = Vec::with_capacity(FIXED_BYTES);
+        for value in [facts.first, facts.next, facts.data_end] {
+            fixed.extend_from_slice(&value.to_be_bytes());
+        }
+        for part in [&messages, settles, &directory] {
+            fixed.extend_from_slice(&(part.len() as u32).to_be_bytes());
+            fixed.extend_from_slice(&crc32c(part).to_be_bytes());
+        }
+        fixed.resize(FIXED_BYTES - 4, 0);
+        fixed.extend_from_slice(&crc32c(&fixed).to_be_bytes());
+        [&header.encode()[..], &fixed, &messages, settles, &directory, &blocks].concat()
+    }
+}
+
+impl IndexFile {
+    /// Opens the index file at `path` and checks its fixed part.
+    pub(super) fn open(disk: &dyn Disk, path: &str) -> Result<IndexFile, IndexError> {
+        let file = disk.open(path)?;
+        let head = read_exactly(&*file, 0, FILE_HEADER_BYTES + FIXED_BYTES)?;
+        let header = FileHeader::parse(FileKind::Index, &head).map_err(IndexError::Header)?;
+        let fixed = &head[FILE_HEADER_BYTES..];
+        if crc32c(&fixed[..FIXED_BYTES - 4]) != be_u32(&fixed[FIXED_BYTES - 4..]) {
+            return Err(IndexError::Damaged("its fixed part"));
+        }
+        let facts = IndexFacts {
+            id: header.id,
+            first: be_u64(fixed),
+            next: be_u64(&fixed[8..]),
+            data_end: be_u64(&fixed[16..]),
+        };
+        let parts = Parts {
+            messages: be_u32(&fixed[24..]),
+            messages_crc: be_u32(&fixed[28..]),
+            settles: be_u32(&fixed[32..]),
+            settles_crc: be_u32(&fixed[36..]),
+            directory: be_u32(&fixed[40..]),
+            directory_crc: be_u32(&fixed[44..]),
+        };
+        Ok(IndexFile { file, facts, parts })
+    }
+
+    fn part(&self, at: u64, len: u32, crc: u32, name: &'static str) -> Result<Vec<u8>, IndexError> {
+        let bytes = read_exactly(&*self.file, at, len as usize)?;
+        if crc32c(&bytes) == crc { Ok(bytes) } else { Err(IndexError::Damaged(name)) }
+    }
+
+    /// Every message of the segment.
+    pub(super) fn messages(&self) -> Result<Messages, IndexError> {
+        let bytes =
+            self.part(PARTS_FROM, self.parts.messages, self.parts.messages_crc, "its messages")?;
+        Messages::decode(&bytes).ok_or(IndexError::Damaged("its messages"))
+    }
+
+    /// Its settles and parks.
+    pub(super) fn settles(&self) -> Result<Settles, IndexError> {
+        let at = PARTS_FROM + u64::from(self.parts.messages);
+        let bytes = self.part(at, self.parts.settles, self.parts.settles_crc, "its settles")?;
+        Ok(Settles::from_bytes(bytes))
+    }
+
+    /// Who has messages in the segment, by peer.
+    pub(super) fn directory(&self) -> Result<Vec<DirectoryEntry>, IndexError> {
+        let at = self.history_bytes();
+        let bytes =
+            self.part(at, self.parts.directory, self.parts.directory_crc, "its directory")?;
+        let entry = |bytes: &[u8]| DirectoryEntry {
+            peer: PeerId(be_u32(bytes)),
+            count: be_u32(&bytes[4..]),
+            body_bytes: be_u64(&bytes[8..]),
+            last: be_u32(&bytes[16..]),
+            at: be_u32(&bytes[20..]),
+            length: be_u32(&bytes[24..]),
+            crc: be_u32(&bytes[28..]),
+        };
+        Ok(bytes.chunks_exact(ENTRY_BYTES).map(entry).collect())
+    }
+
+    /// The messages of the peer this entry of the directory is about.
+    pub(super) fn refs(&self, entry: &DirectoryEntry) -> Result<Refs, IndexError> {
+        let blocks = self.history_bytes() + u64::from(self.parts.directory);
+        let at = blocks + u64::from(entry.at);
+        let bytes = self.part(at, entry.length, entry.crc, "a peer's messages")?;
+        Refs::decode(&bytes).ok_or(IndexError::Damaged("a peer's messages"))
+    }
+
+    /// Length of the file.
+    pub(super) fn bytes(&self) -> u64 {
+        self.file.length().unwrap_or(0)
+    }
+
+    /// Length to which the file is cut when it becomes history.
+    pub(super) fn history_bytes(&self) -> u64 {
+        PARTS_FROM + u64::from(self.parts.messages) + u64::from(self.parts.settles)
+    }
+}
+
+/// Why an index cannot be used. It can be built again from its segment.
+#[derive(Debug)]
+pub(super) enum IndexError {
+    Io(io::Error),
+    Header(HeaderError),
+    Damaged(&'static str),
+}
+
+impl From<io::Error> for IndexError {
+    fn from(error: io::Error) -> IndexError {
+        IndexError::Io(error)
+    }
+}
+
+impl std::fmt::Display for IndexError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            IndexError::Io(error) => error.fmt(f),
+            IndexError::Header(HeaderError::Newer(version)) => {
+                write!(f, "its format version {version} is newer than this program")
+            }
+            IndexError::Header(HeaderError::Damaged(what)) => f.write_str(what),
+            IndexError::Damaged(what) => write!(f, "{what} do not match the checksum"),
+        }
+    }
+}
+
+/// Reads exactly `len` bytes; a file that ends before is damaged.
+pub(super) fn read_exactly(file: &dyn DiskFile, at: u64, len: usize) -> io::Result<Vec<u8>> {
+    // The length may come from a damaged file: never allocate beyond what the file can hold.
+    if at.saturating_add(len as u64) > file.length()? {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let mut bytes = Vec::with_capacity(len);
+    if file.read_at(at, len, &mut bytes)? < len {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(bytes)
+}
+
+/// Writes a whole file under a temporary name, syncs it, and gives it its name. The caller syncs the
+/// directory.
+pub(super) fn replace_file(disk: &dyn Disk, path: &str, bytes: &[u8]) -> io::Result<()> {
+    let temporary = format!("{path}.tmp");
+    let file = disk.create(&temporary)?;
+    file.write_at(&[IoSlice::new(bytes)], 0)?;
+    file.sync()?;
+    disk.rename(&temporary, path)
+}

@@ -1,0 +1,307 @@
+//! The keeper: everything on disk that no commit should wait for. It writes the indexes of sealed
+//! segments and the checkpoints, gives segments back, makes the next ones ready, and judges whether
+//! there is room.
+//!
+//! A segment goes when the newest durable checkpoint says that nothing of it is live: then the
+//! settles that made it so are durable, and so is everything else it held.
+
+use super::checkpoint;
+use super::format::{FileHeader, FileKind};
+use super::index::{IndexFacts, IndexFile, replace_file};
+use super::segment;
+use super::shared::{CheckpointJob, Ready, Shared};
+use super::state::Place;
+use super::storage::is_full;
+use restante_protocol::id::MessageNumber;
+use restante_protocol::refusal::{Code, Refusal};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// How often a full disk is looked at again.
+const FULL_RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// Name of the checkpoint file.
+pub(super) const CHECKPOINT_PATH: &str = "checkpoint";
+
+/// See the module.
+pub(super) struct Keeper {
+    shared: Arc<Shared>,
+    full: bool,
+    checkpoint_bytes: u64,
+}
+
+impl Keeper {
+    pub(super) fn new(shared: Arc<Shared>) -> Keeper {
+        Keeper { shared, full: false, checkpoint_bytes: 0 }
+    }
+
+    /// The thread: looks around when asked to, and every so often while the disk is full.
+    pub(super) fn run(mut self) {
+        loop {
+            let closing = {
+                let mut work = self.shared.keeper.lock();
+                while !work.wake && !work.closing {
+                    if self.full {
+                        let wake = &self.shared.keeper_wake;
+                        if wake.wait_for(&mut work, FULL_RETRY_DELAY).timed_out() {
+                            break;
+                        }
+                    } else {
+                        self.shared.keeper_wake.wait(&mut work);
+                    }
+                }
+                work.wake = false;
+                work.closing
+            };
+            self.turn();
+            if closing {
+                return;
+            }
+        }
+    }
+
+    /// Does all there is to do.
+    pub(super) fn turn(&mut self) {
+        if self.shared.is_dead() {
+            return;
+        }
+        let outcome = self
+            .write_indexes()
+            .and_then(|()| self.write_checkpoint())
+            .and_then(|()| self.shared.drop_old_history())
+            .and_then(|()| self.shared.make_ready());
+        match outcome {
+            Ok(()) => {}
+            Err(error) if is_full(&error) => self.shared.pool.lock().starved = true,
+            Err(error) => {
+                self.shared.poison("keeping the journal's files", &error);
+                return;
+            }
+        }
+        self.judge_room();
+        self.ask_if_due();
+    }
+
+    /// Writes the index of every sealed segment that has none yet.
+    fn write_indexes(&self) -> io::Result<()> {
+        loop {
+            let next = {
+                let state = self.shared.state.lock();
+                state.segments.iter().find_map(|segment| match (&segment.index, segment.next) {
+                    (Place::Sealed(index), Some(next)) => Some((
+                        IndexFacts {
+                            id: segment.id,
+                            first: segment.first,
+                            next,
+                            data_end: segment.data_end,
+                        },
+                        Arc::clone(index),
+                    )),
+                    _ => None,
+                })
+            };
+            let Some((facts, index)) = next else { return Ok(()) };
+            let bytes = index.encode(&self.shared.header(FileKind::Index, facts.id), &facts);
+            replace_file(&*self.shared.disk, &Shared::index_path(facts.id), &bytes)?;
+            self.shared.disk.sync_dir("segments")?;
+            let mut state = self.shared.state.lock();
+            if let Some(segment) = state.segments.iter_mut().find(|s| s.id == facts.id) {
+                segment.index = Place::File;
+                segment.index_bytes = bytes.len() as u64;
+            }
+        }
+    }
+
+    fn write_checkpoint(&mut self) -> io::Result<()> {
+        let Some(job) = self.shared.keeper.lock().checkpoint.take() else { return Ok(()) };
+        let CheckpointJob { snapshot, application } = job;
+        let header = self.shared.header(FileKind::Checkpoint, snapshot.position);
+        let bytes = checkpoint::encode(&header, &snapshot, &application);
+        self.checkpoint_bytes = bytes.len() as u64;
+        replace_file(&*self.shared.disk, CHECKPOINT_PATH, &bytes)?;
+        self.shared.disk.sync_dir("")?;
+        let kept = |id: u64| snapshot.segments.iter().any(|note| note.id == id);
+        let gone: Vec<u64> = {
+            let state = self.shared.state.lock();
+            state
+                .segments
+                .iter()
+                .filter(|segment| segment.next.is_some_and(|next| next <= snapshot.position))
+                .map(|segment| segment.id)
+                .filter(|id| !kept(*id))
+                .collect()
+        };
+        gone.into_iter().try_for_each(|id| self.shared.reclaim(id))
+    }
+
+    /// Closes or opens the door as the room on the disk says.
+    fn judge_room(&mut self) {
+        let options = &self.shared.options;
+        let used = self.measure();
+        let free = self.shared.disk.free_bytes().unwrap_or(u64::MAX);
+        let starved = self.shared.pool.lock().starved;
+        let (used_max, free_min) = if self.full {
+            (options.bytes_resume.min(options.bytes_max), options.disk_free_bytes_resume)
+        } else {
+            (options.bytes_max, options.disk_free_bytes_min)
+        };
+        let reason = if starved {
+            let needed = options.segment_bytes;
+            Some(format!("no room for the next {needed} bytes of log; {free} bytes are free"))
+        } else if used > used_max {
+            let needed = used - used_max;
+            Some(format!(
+                "the journal has {used} bytes of at most {}; {needed} must be freed",
+                options.bytes_max
+            ))
+        } else if free < free_min {
+            let needed = free_min - free;
+            Some(format!("{free} bytes of disk are free; {needed} more must be"))
+        } else {
+            None
+        };
+        self.full = reason.is_some();
+        self.shared.set_full(reason.map(|detail| Refusal::new(Code::DiskFull, detail)));
+    }
+
+    /// Adds up what is on disk.
+    fn measure(&self) -> u64 {
+        let segments: u64 = {
+            let state = self.shared.state.lock();
+            state.segments.iter().map(|segment| segment.file_bytes + segment.index_bytes).sum()
+        };
+        let (pool, history) = {
+            let pool = self.shared.pool.lock();
+            let ready: u64 = pool.ready.iter().map(|ready| ready.bytes).sum();
+            let spares = pool.spares.len() as u64 * self.shared.options.segment_bytes;
+            (ready + spares, pool.history.iter().map(|note| note.bytes).sum::<u64>())
+        };
+        let used = segments + pool + history + self.checkpoint_bytes;
+        self.shared.disk_bytes.store(used, Ordering::Relaxed);
+        used
+    }
+
+    /// Asks for a checkpoint when segments wait for one to be given back.
+    fn ask_if_due(&self) {
+        let dead = self.shared.state.lock().dead;
+        let written = self.shared.since_checkpoint.load(Ordering::Relaxed);
+        let worth_it = written >= self.shared.options.segment_bytes / 8;
+        if dead >= 2 || (dead == 1 && (worth_it || self.full)) {
+            self.shared.ask_for_checkpoint();
+        }
+    }
+}
+
+/// What is left of a reclaimed segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct HistoryNote {
+    pub(super) id: u64,
+    pub(super) first: MessageNumber,
+    pub(super) next: MessageNumber,
+    pub(super) bytes: u64,
+}
+
+impl Shared {
+    pub(super) fn header(&self, kind: FileKind, id: u64) -> FileHeader {
+        let created_ms = (self.options.now_ms)();
+        let Shared { epoch, node, seed, .. } = *self;
+        FileHeader { kind, epoch, node, id, created_ms, seed }
+    }
+
+    /// A segment to write to: one that is ready, or else one made now.
+    pub(super) fn take_ready(&self) -> io::Result<Ready> {
+        if let Some(ready) = self.pool.lock().ready.pop_front() {
+            return Ok(ready);
+        }
+        self.prepare_one()
+    }
+
+    /// Makes segments ready until there are as many as there should be.
+    pub(super) fn make_ready(&self) -> io::Result<()> {
+        while self.pool.lock().ready.len() < self.options.ready_segments {
+            let ready = self.prepare_one()?;
+            self.pool.lock().ready.push_back(ready);
+        }
+        self.pool.lock().starved = false;
+        Ok(())
+    }
+
+    fn prepare_one(&self) -> io::Result<Ready> {
+        let (id, spare) = {
+            let mut pool = self.pool.lock();
+            let id = pool.next_segment;
+            pool.next_segment += 1;
+            (id, pool.spares.pop())
+        };
+        let header = self.header(FileKind::Segment, id);
+        segment::prepare(&*self.disk, &header, self.options.segment_bytes, spare.as_deref())
+    }
+
+    /// Gives the room of a segment back: nothing in it is live, and a checkpoint says so. Its file
+    /// becomes a spare one or is removed, its index becomes history.
+    pub(super) fn reclaim(&self, id: u64) -> io::Result<()> {
+        let segment = {
+            let mut state = self.state.lock();
+            let Some(place) = state.segments.iter().position(|segment| segment.id == id) else {
+                return Ok(());
+            };
+            let segment = state.segments.remove(place);
+            state.dead = state.dead.saturating_sub(1);
+            segment
+        };
+        self.forget_file(id);
+        let path = Shared::segment_path(id);
+        let wanted = self.pool.lock().spares.len() < self.options.spare_segments_max;
+        if wanted && segment.file_bytes == self.options.segment_bytes {
+            let spare = format!("segments/{id:012x}.spare");
+            self.disk.rename(&path, &spare)?;
+            // Before its header may be written anew, its old name must be gone for good.
+            self.disk.sync_dir("segments")?;
+            self.pool.lock().spares.push(spare);
+        } else {
+            self.disk.unlink(&path)?;
+        }
+        match (&segment.index, segment.next) {
+            (Place::File, Some(next)) => self.keep_history(id, segment.first, next),
+            _ => Ok(()),
+        }
+    }
+
+    /// Cuts the index of a reclaimed segment to what the ledger needs and moves it to the history.
+    pub(super) fn keep_history(
+        &self,
+        id: u64,
+        first: MessageNumber,
+        next: MessageNumber,
+    ) -> io::Result<()> {
+        let (from, to) = (Shared::index_path(id), Shared::history_path(id));
+        let bytes = match IndexFile::open(&*self.disk, &from) {
+            Ok(index) => index.history_bytes(),
+            // It answers nothing any more; what it was about is done and gone.
+            Err(_) => return self.disk.unlink(&from),
+        };
+        self.disk.rename(&from, &to)?;
+        self.disk.open(&to)?.truncate(bytes)?;
+        let mut pool = self.pool.lock();
+        let place = pool.history.partition_point(|note| note.first < first);
+        pool.history.insert(place, HistoryNote { id, first, next, bytes });
+        Ok(())
+    }
+
+    /// Removes the oldest history beyond what is to be kept.
+    fn drop_old_history(&self) -> io::Result<()> {
+        loop {
+            let oldest = {
+                let mut pool = self.pool.lock();
+                let kept: u64 = pool.history.iter().map(|note| note.bytes).sum();
+                if kept <= self.options.history_bytes_max || pool.history.is_empty() {
+                    return Ok(());
+                }
+                pool.history.remove(0)
+            };
+            self.disk.unlink(&Shared::history_path(oldest.id))?;
+        }
+    }
+}

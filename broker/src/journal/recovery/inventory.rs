@@ -1,0 +1,262 @@
+//! What lies in the data directory: which segments hold log, which are spare, which do not belong.
+
+use super::super::checkpoint::Snapshot;
+use super::super::error::OpenError;
+use super::super::format::{FLAG_FIRST, HeaderError, Seed, record_bytes};
+use super::super::index::{IndexError, IndexFile};
+use super::super::keeper::HistoryNote;
+use super::super::options::Options;
+use super::super::segment::{FIRST_RECORD_AT, Found, Walk, read_header};
+use super::super::shared::{Pool, Shared};
+use super::super::storage::{Disk, DiskFile};
+use super::Owner;
+use restante_protocol::id::{MessageNumber, NUMBER_BITS};
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+/// See the module.
+pub(super) struct Inventory {
+    /// Segments with log in them, in its order.
+    pub(super) segments: Vec<FoundSegment>,
+    /// Segments nothing was ever written to, and used ones that are to be written again.
+    spares: Vec<(u64, String)>,
+    history: Vec<HistoryNote>,
+    next_segment: u64,
+    /// Whether a segment without a record at its front has been searched through.
+    searched: bool,
+    pub(super) findings: Vec<String>,
+}
+
+/// A segment with log in it.
+pub(super) struct FoundSegment {
+    pub(super) id: u64,
+    pub(super) file: Arc<dyn DiskFile>,
+    pub(super) first: MessageNumber,
+    /// Its first record is damaged or torn, `first` is a guess, and every number below this is known
+    /// to have been synced.
+    pub(super) headless: Option<MessageNumber>,
+    /// Its index file, if there is one that can be used.
+    pub(super) index: Option<IndexFile>,
+    pub(super) index_bytes: u64,
+    pub(super) file_bytes: u64,
+}
+
+impl Inventory {
+    pub(super) fn take(
+        disk: &dyn Disk,
+        owner: &mut Owner,
+        snapshot: &Snapshot,
+    ) -> Result<Inventory, OpenError> {
+        let mut inventory = Inventory {
+            segments: Vec::new(),
+            spares: Vec::new(),
+            history: Vec::new(),
+            next_segment: snapshot.next_segment,
+            searched: false,
+            findings: Vec::new(),
+        };
+        let io = |error| OpenError::io(&disk.describe("segments"), error);
+        let (mut segments, mut indexes) = (BTreeMap::new(), BTreeMap::new());
+        for name in disk.list("segments").map_err(io)? {
+            match classify(&name) {
+                Some((id, "seg")) => drop(segments.insert(id, name)),
+                Some((id, "idx")) => drop(indexes.insert(id, name)),
+                Some((id, "spare")) => inventory.spares.push((id, format!("segments/{name}"))),
+                // Never finished, so nothing is in it.
+                Some((_, "new" | "tmp")) => {
+                    disk.unlink(&format!("segments/{name}")).map_err(io)?;
+                }
+                _ => inventory.findings.push(format!("segments/{name} is not a journal's file")),
+            }
+        }
+        let highest = segments.keys().chain(indexes.keys()).copied();
+        let highest = highest.chain(inventory.spares.iter().map(|(id, _)| *id)).max();
+        inventory.next_segment = inventory.next_segment.max(highest.map_or(1, |id| id + 1));
+        let newest_noted = snapshot.segments.iter().map(|note| note.id).max().unwrap_or(0);
+        let is_dead =
+            |id: u64| id < newest_noted && !snapshot.segments.iter().any(|note| note.id == id);
+        for id in segments.into_keys() {
+            if is_dead(id) {
+                // The checkpoint let it go, and the crash came first.
+                inventory.spares.push((id, Shared::segment_path(id)));
+                continue;
+            }
+            inventory.take_segment(disk, owner, snapshot, id)?;
+        }
+        inventory.take_history(disk, indexes.into_keys().filter(|id| is_dead(*id)))?;
+        inventory.name_missing(snapshot);
+        Ok(inventory)
+    }
+
+    fn take_segment(
+        &mut self,
+        disk: &dyn Disk,
+        owner: &mut Owner,
+        snapshot: &Snapshot,
+        id: u64,
+    ) -> Result<(), OpenError> {
+        let path = Shared::segment_path(id);
+        let io = |error| OpenError::io(&disk.describe(&path), error);
+        let file = disk.open(&path).map_err(io)?;
+        match read_header(&*file).map_err(io)? {
+            Ok(header) if header.node != owner.node || header.seed != owner.seed => {
+                let why = format!("it was written by node {:04x}", header.node.0);
+                return self.quarantine(disk, id, &why).map_err(io);
+            }
+            Ok(header) if header.id != id => {
+                let why = format!("it is segment {:x} under another's name", header.id);
+                return self.quarantine(disk, id, &why).map_err(io);
+            }
+            Ok(header) => owner.epoch = owner.epoch.max(header.epoch),
+            Err(newer @ HeaderError::Newer(_)) => {
+                return Err(newer.for_file(&disk.describe(&path)));
+            }
+            // Its records carry checksums of their own and are read all the same.
+            Err(HeaderError::Damaged(what)) => self.findings.push(format!("{path}: {what}")),
+        }
+        let index = match IndexFile::open(disk, &Shared::index_path(id)) {
+            Ok(index) if index.facts.id == id => Some(index),
+            Err(IndexError::Io(error)) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(IndexError::Header(newer @ HeaderError::Newer(_))) => {
+                return Err(newer.for_file(&disk.describe(&Shared::index_path(id))));
+            }
+            Ok(_) => None,
+            Err(error) => {
+                self.findings.push(format!("the index of {path} is built again: {error}"));
+                None
+            }
+        };
+        let noted = snapshot.segments.iter().find(|note| note.id == id).map(|note| note.first);
+        let known = noted.or(index.as_ref().map(|index| index.facts.first));
+        let head = match known {
+            Some(first) => Some((first, None)),
+            None => self.first_number(&file, owner, id).map_err(io)?,
+        };
+        let Some((first, headless)) = head else {
+            self.spares.push((id, path));
+            return Ok(());
+        };
+        let file_bytes = file.length().map_err(io)?;
+        let index_bytes = index.as_ref().map_or(0, IndexFile::bytes);
+        let found = FoundSegment { id, file, first, headless, index, index_bytes, file_bytes };
+        self.segments.push(found);
+        Ok(())
+    }
+
+    /// The number of a segment's first record, and what [`FoundSegment::headless`] says; `None` when
+    /// there is no record in it. Segments are written one after the other, so only the first of
+    /// several empty ones is searched through.
+    fn first_number(
+        &mut self,
+        file: &Arc<dyn DiskFile>,
+        owner: &Owner,
+        id: u64,
+    ) -> io::Result<Option<(MessageNumber, Option<MessageNumber>)>> {
+        let mut walk = Walk::new(Arc::clone(file), Seed::new(owner.seed, id), FIRST_RECORD_AT)?;
+        if let Found::Record(header) | Found::BadPayload(header) = walk.look()? {
+            return Ok(Some((header.number, None)));
+        }
+        if std::mem::replace(&mut self.searched, true) {
+            return Ok(None);
+        }
+        let mut head = None;
+        while let Some(header) = walk.search(1..=(1 << NUMBER_BITS))? {
+            let synced = if header.flags & FLAG_FIRST != 0 { header.number } else { 0 };
+            let (first, known) = head.unwrap_or((header.number, 0));
+            head = Some((first, synced.max(known)));
+            walk.at += record_bytes(header.length as usize) as u64 - 1;
+        }
+        Ok(head.map(|(first, synced)| (first, Some(synced))))
+    }
+
+    fn quarantine(&mut self, disk: &dyn Disk, id: u64, why: &str) -> io::Result<()> {
+        let path = Shared::segment_path(id);
+        let aside = format!("quarantine/{id:012x}.seg");
+        disk.rename(&path, &aside)?;
+        disk.sync_dir("quarantine")?;
+        disk.sync_dir("segments")?;
+        self.findings.push(format!("{path} was set aside as {aside}: {why}"));
+        Ok(())
+    }
+
+    /// Takes note of the history, and moves there what a crash left behind.
+    fn take_history(
+        &mut self,
+        disk: &dyn Disk,
+        left_behind: impl Iterator<Item = u64>,
+    ) -> Result<(), OpenError> {
+        let io = |error| OpenError::io(&disk.describe("history"), error);
+        for id in left_behind {
+            let from = Shared::index_path(id);
+            disk.rename(&from, &Shared::history_path(id)).map_err(io)?;
+        }
+        for name in disk.list("history").map_err(io)? {
+            let path = format!("history/{name}");
+            let opened = classify(&name).map(|_| IndexFile::open(disk, &path));
+            match opened {
+                Some(Ok(index)) => {
+                    let bytes = index.history_bytes();
+                    disk.open(&path).and_then(|file| file.truncate(bytes)).map_err(io)?;
+                    let facts = index.facts;
+                    let (id, first, next) = (facts.id, facts.first, facts.next);
+                    self.history.push(HistoryNote { id, first, next, bytes });
+                    self.next_segment = self.next_segment.max(id + 1);
+                }
+                Some(Err(error)) => self.findings.push(format!("{path}: {error}")),
+                None => self.findings.push(format!("{path} is not a journal's file")),
+            }
+        }
+        self.history.sort_unstable_by_key(|note| note.first);
+        Ok(())
+    }
+
+    fn name_missing(&mut self, snapshot: &Snapshot) {
+        for note in &snapshot.segments {
+            if self.segments.iter().all(|segment| segment.id != note.id) && note.live > 0 {
+                self.findings.push(format!(
+                    "{} is missing: {} deliveries from record {} on are lost",
+                    Shared::segment_path(note.id),
+                    note.live,
+                    note.first
+                ));
+            }
+        }
+    }
+
+    /// Forgets a segment in which the scan found nothing; it can be written again.
+    pub(super) fn make_spare(&mut self, id: u64) {
+        self.segments.retain(|segment| segment.id != id);
+        self.spares.push((id, Shared::segment_path(id)));
+    }
+
+    /// Turns what is not log into spare segments, as many as may be kept.
+    pub(super) fn into_pool(self, disk: &dyn Disk, options: &Options) -> io::Result<Pool> {
+        let mut pool =
+            Pool { next_segment: self.next_segment, history: self.history, ..Pool::default() };
+        let spares_max = options.ready_segments + options.spare_segments_max + 1;
+        for (id, path) in self.spares {
+            let full = disk.open(&path)?.length()? == options.segment_bytes;
+            if !full || pool.spares.len() >= spares_max {
+                disk.unlink(&path)?;
+                continue;
+            }
+            let spare = format!("segments/{id:012x}.spare");
+            if path != spare {
+                disk.rename(&path, &spare)?;
+            }
+            pool.spares.push(spare);
+        }
+        // Before a spare's header may be written anew, its old name must be gone for good.
+        disk.sync_dir("segments")?;
+        disk.sync_dir("history")?;
+        Ok(pool)
+    }
+}
+
+/// A file's id and extension.
+fn classify(name: &str) -> Option<(u64, &str)> {
+    let (stem, extension) = name.split_once('.')?;
+    let id = u64::from_str_radix(stem, 16).ok().filter(|_| stem.len() == 12)?;
+    Some((id, if extension.ends_with(".tmp") { "tmp" } else { extension }))
+}

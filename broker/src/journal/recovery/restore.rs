@@ -1,0 +1,258 @@
+//! From the checkpoint, the indexes and the replayed records to the state: who has how much open in
+//! which segment.
+//!
+//! Floors and sets are made first; the counts follow from them, so that they cannot drift. A share
+//! that nothing touched takes its counts from the index's directory, one that the checkpoint knows
+//! takes them from there, and only those that the replay changed are counted anew.
+
+use super::super::checkpoint::{PeerNote, Snapshot, TouchedNote};
+use super::super::index::{DirectoryEntry, IndexError, IndexFile};
+use super::super::refs::Refs;
+use super::super::shared::Shared;
+use super::super::state::{Held, Peer, Place, Segment, State};
+use super::super::storage::Disk;
+use super::inventory::Inventory;
+use super::scan::{Replay, Scanned};
+use foldhash::{HashMap, HashSet};
+use restante_protocol::id::{MessageNumber, PeerId};
+use std::io;
+use std::sync::Arc;
+
+/// Shares whose counts have to be made anew: peer and first number of the segment.
+type Dirty = HashSet<(PeerId, MessageNumber)>;
+
+pub(super) fn restore(
+    disk: &dyn Disk,
+    snapshot: &Snapshot,
+    inventory: &mut Inventory,
+    scanned: Vec<Scanned>,
+    replay: Vec<Replay>,
+) -> io::Result<State> {
+    let mut state = State::default();
+    let mut dirty = Dirty::default();
+    for note in &snapshot.peers {
+        let peer = state.peers.entry(note.peer).or_default();
+        peer.floor = note.floor;
+        peer.newest = note.newest;
+        peer.done.clone_from(&note.done);
+    }
+    let notes: HashMap<PeerId, &PeerNote> =
+        snapshot.peers.iter().map(|note| (note.peer, note)).collect();
+    let mut scanned: HashMap<u64, Scanned> =
+        scanned.into_iter().map(|scanned| (scanned.id, scanned)).collect();
+    for found in inventory.segments.drain(..) {
+        let mut segment = Segment {
+            id: found.id,
+            first: found.first,
+            next: None,
+            live: 0,
+            data_end: 0,
+            file_bytes: found.file_bytes,
+            index_bytes: found.index_bytes,
+            index: Place::File,
+        };
+        if let Some(scanned) = scanned.remove(&found.id) {
+            state.add_scanned(&mut segment, scanned, &notes, &mut dirty);
+        } else if let Some(index) = &found.index {
+            segment.next = Some(index.facts.next);
+            segment.data_end = index.facts.data_end;
+            let directory = index.directory().map_err(index_io)?;
+            state.add_indexed(&segment, &directory, &notes);
+        }
+        state.segments.push(segment);
+    }
+    for replay in replay {
+        state.replay(replay, &mut dirty);
+    }
+    state.count(disk, &dirty)?;
+    Ok(state)
+}
+
+impl State {
+    /// Shares of a segment that the checkpoint covers.
+    fn add_indexed(
+        &mut self,
+        segment: &Segment,
+        directory: &[DirectoryEntry],
+        notes: &HashMap<PeerId, &PeerNote>,
+    ) {
+        for entry in directory {
+            let last = segment.first + u64::from(entry.last);
+            let peer = self.peers.entry(entry.peer).or_default();
+            let held = Held {
+                first: segment.first,
+                last,
+                total: entry.count,
+                open: entry.count,
+                bytes: entry.body_bytes,
+                ..Held::default()
+            };
+            match note_of(notes, entry.peer, segment.first) {
+                Some(note) => peer.held.push(Held {
+                    open: note.open,
+                    bytes: note.bytes,
+                    settled: note.settled.clone(),
+                    parked: note.parked.clone(),
+                    ..held
+                }),
+                None if last > peer.floor && !peer.is_done_with(segment.first) => {
+                    peer.held.push(held);
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Shares of a segment that was read through; all are counted anew.
+    fn add_scanned(
+        &mut self,
+        segment: &mut Segment,
+        scanned: Scanned,
+        notes: &HashMap<PeerId, &PeerNote>,
+        dirty: &mut Dirty,
+    ) {
+        segment.next = Some(scanned.next);
+        segment.data_end = scanned.data_end;
+        segment.file_bytes = scanned.file_bytes;
+        segment.index_bytes = 0;
+        for (peer_id, refs) in &scanned.index.refs {
+            let peer = self.peers.entry(*peer_id).or_default();
+            let last = segment.first + u64::from(refs.last());
+            peer.newest = peer.newest.max(last);
+            let mut held =
+                Held { first: segment.first, last, total: refs.count(), ..Held::default() };
+            if let Some(note) = note_of(notes, *peer_id, segment.first) {
+                held.settled = note.settled.clone();
+                held.parked = note.parked.clone();
+            } else if peer.is_done_with(segment.first) {
+                continue;
+            }
+            peer.held.push(held);
+            dirty.insert((*peer_id, segment.first));
+        }
+        segment.index = Place::Sealed(Arc::new(scanned.index));
+    }
+
+    fn replay(&mut self, replay: Replay, dirty: &mut Dirty) {
+        match replay {
+            Replay::Settle(settle) => {
+                let Some(peer) = self.peers.get_mut(&settle.peer) else { return };
+                let floor = peer.floor.max(settle.floor);
+                for number in settle.above {
+                    let Some(place) = peer.place_of(number) else { continue };
+                    let held = &mut peer.held[place];
+                    let relative = (number - held.first) as u32;
+                    held.parked.remove(relative);
+                    if number > floor {
+                        held.settled.insert(relative);
+                    }
+                    dirty.insert((settle.peer, held.first));
+                }
+                for held in &peer.held {
+                    if held.last > peer.floor && held.first <= floor {
+                        dirty.insert((settle.peer, held.first));
+                    }
+                }
+                peer.raise_floor(floor);
+            }
+            Replay::Park(peer_id, number) => {
+                let Some(peer) = self.peers.get_mut(&peer_id) else { return };
+                let Some(place) = peer.place_of(number) else { return };
+                let held = &mut peer.held[place];
+                let relative = (number - held.first) as u32;
+                if !held.settled.contains(relative) {
+                    held.parked.insert(relative);
+                    dirty.insert((peer_id, held.first));
+                }
+            }
+        }
+    }
+
+    /// Counts what is open, and forgets what is done.
+    fn count(&mut self, disk: &dyn Disk, dirty: &Dirty) -> io::Result<()> {
+        let State { peers, segments, .. } = self;
+        for (peer_id, first) in dirty {
+            let Some(peer) = peers.get_mut(peer_id) else { continue };
+            let floor = peer.floor;
+            let Ok(place) = peer.held.binary_search_by_key(first, |held| held.first) else {
+                continue;
+            };
+            let held = &mut peer.held[place];
+            if held.last <= floor {
+                held.open = 0;
+                held.bytes = 0;
+                continue;
+            }
+            let Ok(at) = segments.binary_search_by_key(first, |segment| segment.first) else {
+                continue;
+            };
+            match &segments[at].index {
+                Place::Active(index) => held.count(floor, index.refs.get(peer_id)),
+                Place::Sealed(index) => held.count(floor, index.refs.get(peer_id)),
+                Place::File => {
+                    let refs = load(disk, segments[at].id, *peer_id).map_err(index_io)?;
+                    held.count(floor, refs.as_ref());
+                }
+            }
+        }
+        for peer in peers.values_mut() {
+            peer.drop_done(MessageNumber::MAX);
+            peer.recount();
+            for held in &peer.held {
+                if let Ok(at) = segments.binary_search_by_key(&held.first, |s| s.first) {
+                    segments[at].live += u64::from(held.open) + u64::from(held.parked.len());
+                }
+            }
+        }
+        self.dead = self.segments.iter().filter(|segment| segment.live == 0).count();
+        Ok(())
+    }
+}
+
+impl Peer {
+    fn is_done_with(&self, first: MessageNumber) -> bool {
+        self.done.iter().any(|(done, _)| *done == first)
+    }
+}
+
+impl Held {
+    /// Counts the open messages of this share.
+    fn count(&mut self, floor: MessageNumber, refs: Option<&Refs>) {
+        let Some(refs) = refs else { return };
+        let from = floor.saturating_add(1).saturating_sub(self.first);
+        let from = u32::try_from(from).unwrap_or(u32::MAX);
+        let open = refs.from(from).filter(|entry| {
+            !self.settled.contains(entry.number) && !self.parked.contains(entry.number)
+        });
+        self.open = open.count() as u32;
+        self.bytes = refs.body_bytes * u64::from(self.open) / u64::from(self.total.max(1));
+    }
+}
+
+fn note_of<'a>(
+    notes: &HashMap<PeerId, &'a PeerNote>,
+    peer: PeerId,
+    first: MessageNumber,
+) -> Option<&'a TouchedNote> {
+    notes.get(&peer)?.touched.iter().find(|touched| touched.first == first)
+}
+
+fn load(disk: &dyn Disk, id: u64, peer: PeerId) -> Result<Option<Refs>, IndexError> {
+    let index = IndexFile::open(disk, &Shared::index_path(id))?;
+    let directory = index.directory()?;
+    match directory.binary_search_by_key(&peer, |entry| entry.peer) {
+        Ok(place) => {
+            let mut refs = index.refs(&directory[place])?;
+            refs.body_bytes = directory[place].body_bytes;
+            Ok(Some(refs))
+        }
+        Err(_) => Ok(None),
+    }
+}
+
+fn index_io(error: IndexError) -> io::Error {
+    match error {
+        IndexError::Io(error) => error,
+        other => io::Error::new(io::ErrorKind::InvalidData, other.to_string()),
+    }
+}

@@ -1,0 +1,349 @@
+//! Reading the part of the log that the checkpoint does not cover, record by record, and deciding
+//! what its end is.
+
+use super::super::checkpoint::Snapshot;
+use super::super::format::{FLAG_FIRST, KIND_MARK, RecordHeader, Seed, be_u32, record_bytes};
+use super::super::index::SegmentIndex;
+use super::super::segment::{FIRST_RECORD_AT, Found, Walk};
+use super::super::shared::Shared;
+use super::super::state::Stage;
+use super::super::storage::Disk;
+use super::Owner;
+use super::inventory::{FoundSegment, Inventory};
+use bytes::Bytes;
+use restante_actors::journal::{BatchRecord, PublishedRun};
+use restante_protocol::id::{MessageNumber, PeerId};
+use restante_protocol::record::{MessageRecord, ParkRecord, RecordKind, SettleRecord};
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+/// What the tail of the log said.
+#[derive(Default)]
+pub(super) struct Tail {
+    /// Segments that were read through, with their indexes.
+    pub(super) segments: Vec<Scanned>,
+    /// Settles and parks since the checkpoint, in order.
+    pub(super) replay: Vec<Replay>,
+    pub(super) admin: Vec<Bytes>,
+    pub(super) published: Vec<PublishedRun>,
+    /// One past the last record.
+    pub(super) next: MessageNumber,
+    pub(super) epoch: u32,
+    pub(super) clean: bool,
+    pub(super) findings: Vec<String>,
+}
+
+/// A segment that was read through.
+pub(super) struct Scanned {
+    pub(super) id: u64,
+    pub(super) next: MessageNumber,
+    pub(super) data_end: u64,
+    pub(super) file_bytes: u64,
+    pub(super) index: SegmentIndex,
+}
+
+/// Something to be done again.
+pub(super) enum Replay {
+    Settle(SettleRecord),
+    Park(PeerId, MessageNumber),
+}
+
+/// Reads every segment that the checkpoint does not cover wholly or that has no index, and cuts the
+/// end of the log.
+pub(super) fn scan(
+    disk: &Arc<dyn Disk>,
+    owner: Owner,
+    snapshot: &Snapshot,
+    inventory: &mut Inventory,
+) -> io::Result<Tail> {
+    let mut tail = Tail { next: snapshot.position.max(1), ..Tail::default() };
+    let mut emptied = Vec::new();
+    for place in 0..inventory.segments.len() {
+        let (head, rest) = inventory.segments.split_at_mut(place + 1);
+        let Some(found) = head.last_mut() else { break };
+        if found.headless.is_some() {
+            // Segments follow each other without a gap.
+            found.first = tail.next;
+        }
+        let following = rest.first();
+        let covered = found
+            .index
+            .as_ref()
+            .is_some_and(|index| index.facts.next <= snapshot.position && following.is_some());
+        if covered {
+            continue;
+        }
+        let mut scan = Scan::new(disk, owner, snapshot, found, following)?;
+        scan.run(&mut tail)?;
+        scan.finish(&mut tail, &mut emptied)?;
+    }
+    for id in emptied {
+        inventory.make_spare(id);
+    }
+    if tail.next < snapshot.position {
+        tail.findings.push(format!(
+            "the log ends before record {}, the checkpoint was taken at {}",
+            tail.next, snapshot.position
+        ));
+    }
+    Ok(tail)
+}
+
+/// One segment being read.
+struct Scan<'a> {
+    disk: &'a Arc<dyn Disk>,
+    found: &'a FoundSegment,
+    walk: Walk,
+    /// Only records from here on are replayed.
+    position: MessageNumber,
+    /// First number of the next segment: all of this one is synced, and ends there.
+    following: Option<MessageNumber>,
+    /// Every lower number is known to have been synced.
+    synced: MessageNumber,
+    /// The number the next record should have.
+    expected: MessageNumber,
+    stage: Stage,
+    /// End of the last record that was read.
+    data_end: u64,
+}
+
+impl<'a> Scan<'a> {
+    fn new(
+        disk: &'a Arc<dyn Disk>,
+        owner: Owner,
+        snapshot: &Snapshot,
+        found: &'a FoundSegment,
+        following: Option<&FoundSegment>,
+    ) -> io::Result<Scan<'a>> {
+        let seed = Seed::new(owner.seed, found.id);
+        let mut walk = Walk::new(Arc::clone(&found.file), seed, FIRST_RECORD_AT)?;
+        if let Some(index) = &found.index {
+            walk.end_at(index.facts.data_end);
+        }
+        let synced = following.map_or(0, |next| next.headless.unwrap_or(next.first));
+        Ok(Scan {
+            disk,
+            found,
+            walk,
+            position: snapshot.position,
+            following: following.filter(|next| next.headless.is_none()).map(|next| next.first),
+            synced: synced.max(snapshot.position).max(found.headless.unwrap_or(0)),
+            expected: found.first,
+            stage: Stage::default(),
+            data_end: FIRST_RECORD_AT,
+        })
+    }
+
+    fn run(&mut self, tail: &mut Tail) -> io::Result<()> {
+        loop {
+            match self.walk.look()? {
+                Found::Record(header) if self.is_next(&header) => self.take(&header, tail),
+                Found::BadPayload(header)
+                    if self.is_next(&header) && self.is_synced(&header)? =>
+                {
+                    tail.findings.push(format!(
+                        "{}: the payload of record {} is damaged",
+                        Shared::segment_path(self.found.id),
+                        header.number
+                    ));
+                    self.take(&header, tail);
+                }
+                _ => {
+                    if !self.pass_damage(tail)? {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_next(&self, header: &RecordHeader) -> bool {
+        header.number == self.expected
+    }
+
+    /// Takes over an intact record.
+    fn take(&mut self, header: &RecordHeader, tail: &mut Tail) {
+        if header.flags & FLAG_FIRST != 0 {
+            self.synced = self.synced.max(header.number);
+        }
+        if header.kind != KIND_MARK {
+            let offset = self.walk.at;
+            let body = self.walk.body(header);
+            let number = header.number;
+            if let Some(kind) = kind_of(header.kind) {
+                let record = BatchRecord {
+                    kind,
+                    offset: 0,
+                    body_len: header.length,
+                    payload_at: u32::from(header.payload_at),
+                };
+                self.stage.note(&record, number - self.found.first, offset, body);
+                if number >= self.position {
+                    tail.replay(kind, number, body);
+                }
+            }
+            self.expected = number + 1;
+        }
+        self.walk.step(header);
+        self.data_end = self.walk.at;
+    }
+
+    /// Whether a record is known to have been synced: by what is known already, or by what follows it.
+    fn is_synced(&mut self, header: &RecordHeader) -> io::Result<bool> {
+        if self.synced > header.number {
+            return Ok(true);
+        }
+        let at = self.walk.at;
+        self.look_ahead()?;
+        self.walk.at = at;
+        Ok(self.synced > header.number)
+    }
+
+    /// Reads on behind the present place for records that say what was synced. Returns where the
+    /// first record behind it is, with its number, and where the last one ends.
+    fn look_ahead(&mut self) -> io::Result<Option<(u64, MessageNumber, u64)>> {
+        let highest = self.expected + (self.walk.end() / record_bytes(0) as u64) + 1;
+        let mut ahead = None;
+        while let Some(header) = self.walk.search(self.expected..=highest)? {
+            if header.flags & FLAG_FIRST != 0 {
+                self.synced = self.synced.max(header.number);
+            }
+            let at = self.walk.at;
+            let end = at + record_bytes(header.length as usize) as u64;
+            let (first_at, first_number, _) = *ahead.get_or_insert((at, header.number, end));
+            ahead = Some((first_at, first_number, end));
+            // Go on right behind it; the search begins one byte further.
+            self.walk.at = end - 1;
+        }
+        Ok(ahead)
+    }
+
+    /// Decides about a place where the next record is not. Says whether there is more to read.
+    fn pass_damage(&mut self, tail: &mut Tail) -> io::Result<bool> {
+        // The ordinary ends: where the next segment goes on, where the index says, after a close.
+        let complete = self.following == Some(self.expected)
+            || (self.following.is_none() && tail.clean && self.expected == tail.next);
+        if complete {
+            return Ok(false);
+        }
+        let at = self.walk.at;
+        let torn = self.walk.peek()?.filter(|header| self.is_next(header));
+        let ahead = self.look_ahead()?;
+        self.walk.at = at;
+        if self.expected < self.synced {
+            let (to, number) = match ahead {
+                Some((to, number, _)) => (to, number),
+                None => (self.walk.end(), self.synced),
+            };
+            let what = format!("records {} to {} are damaged", self.expected, number.max(1) - 1);
+            self.set_aside(at, to, &what, tail)?;
+            self.expected = number;
+            self.walk.at = to;
+            return Ok(ahead.is_some());
+        }
+        let end = match (ahead, torn) {
+            (Some((_, _, end)), _) => Some(end),
+            (None, Some(header)) => Some(at + record_bytes(header.length as usize) as u64),
+            (None, None) => None,
+        };
+        if let Some(end) = end {
+            let end = end.min(self.walk.end());
+            self.set_aside(at, end, "the end of the log was never confirmed and is cut", tail)?;
+        }
+        Ok(false)
+    }
+
+    /// Copies bytes that are passed over to the quarantine, and says so.
+    fn set_aside(&self, from: u64, to: u64, what: &str, tail: &mut Tail) -> io::Result<()> {
+        let bytes = self.walk.bytes(from, to)?;
+        let aside = format!("quarantine/{:012x}-{from}.cut", self.found.id);
+        let file = self.disk.create(&aside)?;
+        file.write_at(&[IoSlice::new(&bytes)], 0)?;
+        file.sync()?;
+        self.disk.sync_dir("quarantine")?;
+        tail.findings.push(format!(
+            "{} at byte {from}: {what}; {} bytes are kept as {aside}",
+            Shared::segment_path(self.found.id),
+            to - from
+        ));
+        Ok(())
+    }
+
+    /// Cuts the segment behind its last record and hands it over.
+    fn finish(mut self, tail: &mut Tail, emptied: &mut Vec<u64>) -> io::Result<()> {
+        if self.expected == self.found.first {
+            emptied.push(self.found.id);
+            return Ok(());
+        }
+        tail.next = tail.next.max(self.expected);
+        let mut file_bytes = self.found.file_bytes;
+        if self.following.is_none() && self.data_end < file_bytes {
+            self.found.file.truncate(self.data_end)?;
+            self.found.file.sync()?;
+            file_bytes = self.data_end;
+        }
+        let mut index = SegmentIndex::default();
+        index.absorb(&mut self.stage);
+        tail.segments.push(Scanned {
+            id: self.found.id,
+            next: self.following.unwrap_or(self.expected),
+            data_end: self.data_end,
+            file_bytes,
+            index,
+        });
+        Ok(())
+    }
+}
+
+impl Tail {
+    fn replay(&mut self, kind: RecordKind, number: MessageNumber, body: &[u8]) {
+        self.clean = kind == RecordKind::Close;
+        self.next = number + 1;
+        match kind {
+            RecordKind::Message => {
+                if let Some(message) = MessageRecord::parse(body) {
+                    self.note_published(&message, number);
+                }
+            }
+            RecordKind::Settle => {
+                self.replay.extend(SettleRecord::parse(body).map(Replay::Settle));
+            }
+            RecordKind::Park => {
+                let park = ParkRecord::parse(body);
+                self.replay.extend(park.map(|park| Replay::Park(park.peer, park.number)));
+            }
+            RecordKind::Admin => self.admin.push(Bytes::copy_from_slice(body)),
+            RecordKind::Epoch => self.epoch = self.epoch.max(be_u32(body)),
+            RecordKind::Close | RecordKind::Reference => {}
+        }
+    }
+
+    fn note_published(&mut self, message: &MessageRecord<'_>, number: MessageNumber) {
+        if message.producer == 0 {
+            return;
+        }
+        if let Some(run) = self.published.last_mut()
+            && run.producer == message.producer
+            && run.accepted_ms == message.accepted_ms
+            && run.first_sequence + u64::from(run.count) == message.sequence
+            && run.first_number + u64::from(run.count) == number
+        {
+            run.count += 1;
+            return;
+        }
+        self.published.push(PublishedRun {
+            producer: message.producer,
+            first_sequence: message.sequence,
+            first_number: number,
+            count: 1,
+            accepted_ms: message.accepted_ms,
+        });
+    }
+}
+
+fn kind_of(kind: u8) -> Option<RecordKind> {
+    use RecordKind::{Admin, Close, Epoch, Message, Park, Reference, Settle};
+    [Message, Settle, Park, Admin, Epoch, Close, Reference]
+        .into_iter()
+        .find(|known| *known as u8 == kind)
+}

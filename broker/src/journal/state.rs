@@ -1,0 +1,491 @@
+//! What the journal knows in memory: the segments, and of each peer how much of which segment is
+//! still open. Kept under one lock, touched once per batch, never once per message of a backlog.
+//!
+//! A peer holds one [`Held`] for each segment with messages of its own that are not done: counts, and
+//! the few numbers settled out of order. Positions stay in the segments' indexes. So memory grows
+//! with segments times peers, not with messages.
+//!
+//! A message counts from the moment it is durable. It is *open* until it is settled or parked; a
+//! parked one keeps its segment until it is settled.
+
+use super::index::SegmentIndex;
+use super::numbers::NumberSet;
+use super::refs::{Messages, Ref, Refs};
+use foldhash::HashMap;
+use restante_actors::journal::{Backlog, Lane, Read};
+use restante_protocol::id::{MessageNumber, PeerId};
+use restante_protocol::record::SettleRecord;
+use std::sync::Arc;
+
+/// Everything known in memory.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) peers: HashMap<PeerId, Peer>,
+    /// Ascending; the last one is active.
+    pub(super) segments: Vec<Segment>,
+    /// One past the last durable record.
+    pub(super) durable_next: MessageNumber,
+    /// Sealed segments of which nothing is live.
+    pub(super) dead: usize,
+}
+
+/// One segment of the log.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) id: u64,
+    pub(super) first: MessageNumber,
+    /// One past its last number, once it is sealed.
+    pub(super) next: Option<MessageNumber>,
+    /// Open and parked messages in it, once for each receiver.
+    pub(super) live: u64,
+    /// Where its records end, once it is sealed.
+    pub(super) data_end: u64,
+    /// Bytes it occupies.
+    pub(super) file_bytes: u64,
+    /// Bytes of its index file, once there is one.
+    pub(super) index_bytes: u64,
+    pub(super) index: Place,
+}
+
+/// Where a segment's index is.
+#[derive(Debug)]
+pub(super) enum Place {
+    /// Growing.
+    Active(Box<SegmentIndex>),
+    /// Complete, its file not yet written.
+    Sealed(Arc<SegmentIndex>),
+    /// In its file.
+    File,
+}
+
+/// One peer's share of the log.
+#[derive(Debug, Default)]
+pub(super) struct Peer {
+    /// Nothing at or below is open.
+    pub(super) floor: MessageNumber,
+    /// The newest message, 0 if there was none.
+    pub(super) newest: MessageNumber,
+    /// By segment, ascending; only those with something open or parked, and the active one.
+    pub(super) held: Vec<Held>,
+    /// Segments above the floor in which everything is done: first numbers, and the peer's last.
+    pub(super) done: Vec<(MessageNumber, MessageNumber)>,
+    messages: u64,
+    bytes: u64,
+    parked: u64,
+}
+
+/// A peer's share of one segment.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Held {
+    /// The segment's first number.
+    pub(super) first: MessageNumber,
+    /// The peer's newest message in it.
+    pub(super) last: MessageNumber,
+    /// All messages of the peer in it.
+    pub(super) total: u32,
+    /// Open ones.
+    pub(super) open: u32,
+    /// Bytes of the open ones' bodies: exact when none or all are open, else by their average.
+    pub(super) bytes: u64,
+    /// Settled above the floor, relative to `first`.
+    pub(super) settled: NumberSet,
+    /// Parked, relative to `first`.
+    pub(super) parked: NumberSet,
+}
+
+/// What a commit adds, collected before the write and taken over after the sync.
+#[derive(Debug, Default)]
+pub(super) struct Stage {
+    /// Of every peer with messages in the active segment, what follows on the index's list.
+    pub(super) refs: HashMap<PeerId, Refs>,
+    /// Which of them this commit touches.
+    pub(super) touched: Vec<PeerId>,
+    pub(super) messages: Messages,
+    pub(super) settles: super::index::Settles,
+}
+
+/// What became of a message for one receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    Open,
+    Parked,
+    Settled,
+}
+
+/// Messages to read from one segment.
+#[derive(Debug)]
+pub(super) struct Picked {
+    pub(super) segment: u64,
+    pub(super) first: MessageNumber,
+    pub(super) refs: Vec<Ref>,
+    /// Everything of the peer's lane up to here has been looked at.
+    pub(super) through: MessageNumber,
+}
+
+/// The answer to a search for a peer's next messages.
+#[derive(Debug)]
+pub(super) enum Pick {
+    /// Nothing more up to the end of the request.
+    Nothing,
+    /// These, all of one segment; none if they were all done.
+    Found(Picked),
+    /// The peer's part of this segment's index has to be loaded first.
+    Load(u64),
+}
+
+/// How much may still be picked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Budget {
+    pub(super) messages: usize,
+    pub(super) bytes: usize,
+}
+
+impl State {
+    /// Takes over what a commit to the active segment made durable.
+    pub(super) fn commit(&mut self, stage: &mut Stage, next: MessageNumber) {
+        self.durable_next = next;
+        let Some(segment) = self.segments.last_mut() else { return };
+        let Place::Active(index) = &mut segment.index else { return };
+        for peer_id in stage.touched.drain(..) {
+            let Some(tail) = stage.refs.get_mut(&peer_id) else { continue };
+            let refs = index.refs.entry(peer_id).or_default();
+            let (before, bytes) = (refs.count(), tail.body_bytes);
+            refs.absorb(tail);
+            let added = refs.count() - before;
+            let last = segment.first + u64::from(refs.last());
+            let peer = self.peers.entry(peer_id).or_default();
+            peer.add(segment.first, last, added, bytes);
+            segment.live += u64::from(added);
+        }
+        index.messages.absorb(&mut stage.messages);
+        index.settles.absorb(&mut stage.settles);
+    }
+
+    /// Ends the active segment and begins another.
+    pub(super) fn seal(&mut self, data_end: u64, following: Segment) {
+        let next = following.first;
+        if let Some(segment) = self.segments.last_mut() {
+            segment.next = Some(next);
+            segment.data_end = data_end;
+            if segment.live == 0 {
+                self.dead += 1;
+            }
+            if let Place::Active(index) = &mut segment.index {
+                let index = std::mem::take(&mut **index);
+                for peer in index.refs.keys() {
+                    if let Some(peer) = self.peers.get_mut(peer) {
+                        peer.drop_done(next);
+                    }
+                }
+                segment.index = Place::Sealed(Arc::new(index));
+            }
+        }
+        self.segments.push(following);
+    }
+
+    /// Marks messages as done. Numbers that were done before are ignored; parked ones that are
+    /// settled are added to the record's `above` wherever they lie, so that a replay knows.
+    /// Says whether a sealed segment became dead.
+    pub(super) fn settle(&mut self, record: &mut SettleRecord, numbers: &[MessageNumber]) -> bool {
+        let State { peers, segments, dead, .. } = self;
+        let Some(peer) = peers.get_mut(&record.peer) else { return false };
+        let dead_before = *dead;
+        let floor = peer.floor.max(record.floor);
+        let (mut at, mut emptied) = (0, false);
+        while at < numbers.len() {
+            let Some(place) = peer.place_of(numbers[at]) else {
+                at += 1;
+                continue;
+            };
+            let held = &mut peer.held[place];
+            let through = at + numbers[at..].partition_point(|number| *number <= held.last);
+            let (settled, unparked) =
+                held.settle(&numbers[at..through], peer.floor, floor, &mut record.above);
+            let bytes = held.give_up(settled);
+            emptied |= held.is_done();
+            peer.messages -= u64::from(settled);
+            peer.bytes -= bytes;
+            peer.parked -= u64::from(unparked);
+            release(segments, dead, held.first, u64::from(settled + unparked));
+            at = through.max(at + 1);
+        }
+        peer.raise_floor(floor);
+        if emptied {
+            peer.drop_done(segments.last().map_or(0, |segment| segment.first));
+        }
+        *dead > dead_before
+    }
+
+    /// Takes a message out of the open lane. One at or below the floor is accepted too: the floor
+    /// covers parked messages, and the two records may come in either order.
+    pub(super) fn park(&mut self, peer: PeerId, number: MessageNumber) {
+        let Some(peer) = self.peers.get_mut(&peer) else { return };
+        let Some(place) = peer.place_of(number) else { return };
+        let held = &mut peer.held[place];
+        let relative = (number - held.first) as u32;
+        if held.open == 0 || held.settled.contains(relative) || !held.parked.insert(relative) {
+            return;
+        }
+        let bytes = held.give_up(1);
+        peer.messages -= 1;
+        peer.bytes -= bytes;
+        peer.parked += 1;
+    }
+
+    /// What waits for a peer.
+    pub(super) fn backlog(&self, peer: PeerId) -> Backlog {
+        self.peers.get(&peer).map_or_else(Backlog::default, |peer| Backlog {
+            floor: peer.floor,
+            newest: peer.newest,
+            messages: peer.messages,
+            bytes: peer.bytes,
+            parked: peer.parked,
+        })
+    }
+
+    /// Where a message stands for one of its receivers.
+    pub(super) fn standing(&self, peer: PeerId, number: MessageNumber) -> Standing {
+        let Some(peer) = self.peers.get(&peer) else { return Standing::Settled };
+        let Some(place) = peer.place_of(number) else { return Standing::Settled };
+        let held = &peer.held[place];
+        let relative = (number - held.first) as u32;
+        if held.parked.contains(relative) {
+            Standing::Parked
+        } else if number <= peer.floor || held.settled.contains(relative) {
+            Standing::Settled
+        } else {
+            Standing::Open
+        }
+    }
+
+    /// The segment that begins with this number.
+    pub(super) fn segment(&self, first: MessageNumber) -> Option<&Segment> {
+        let place = self.segments.binary_search_by_key(&first, |segment| segment.first).ok()?;
+        self.segments.get(place)
+    }
+
+    /// The segment in which this number lies.
+    pub(super) fn segment_of(&self, number: MessageNumber) -> Option<&Segment> {
+        let place = self.segments.partition_point(|segment| segment.first <= number);
+        let segment = self.segments.get(place.checked_sub(1)?)?;
+        segment.next.is_none_or(|next| number < next).then_some(segment)
+    }
+
+    /// Searches one segment for a peer's next messages above `after`; `loaded` has the parts of index
+    /// files that are in memory.
+    pub(super) fn pick(
+        &self,
+        read: &Read,
+        after: MessageNumber,
+        budget: Budget,
+        loaded: impl Fn(u64) -> Option<Arc<Refs>>,
+    ) -> Pick {
+        let Some(peer) = self.peers.get(&read.peer) else { return Pick::Nothing };
+        let after = if read.lane == Lane::Open { after.max(peer.floor) } else { after };
+        let from = peer.held.partition_point(|held| held.last <= after);
+        let wanted = |held: &&Held| match read.lane {
+            Lane::Open => held.open > 0,
+            Lane::Parked => !held.parked.is_empty(),
+        };
+        let Some(held) = peer.held[from..].iter().find(wanted) else { return Pick::Nothing };
+        if held.first > read.through {
+            return Pick::Nothing;
+        }
+        let Some(segment) = self.segment(held.first) else {
+            // Lost, and reported when the journal was opened.
+            let (segment, first, through) = (0, held.first, held.last);
+            return Pick::Found(Picked { segment, first, refs: Vec::new(), through });
+        };
+        let in_file;
+        let refs = match &segment.index {
+            Place::Active(index) => index.refs.get(&read.peer),
+            Place::Sealed(index) => index.refs.get(&read.peer),
+            Place::File => match loaded(segment.id) {
+                Some(refs) => {
+                    in_file = refs;
+                    Some(&*in_file)
+                }
+                None => return Pick::Load(segment.id),
+            },
+        };
+        let (picked, through) = match refs {
+            Some(refs) => held.pick(refs, read, after, budget),
+            None => (Vec::new(), held.last),
+        };
+        Pick::Found(Picked { segment: segment.id, first: held.first, refs: picked, through })
+    }
+}
+
+/// Takes `gone` off the live count of the segment that begins with `first`.
+fn release(segments: &mut [Segment], dead: &mut usize, first: MessageNumber, gone: u64) {
+    if gone == 0 {
+        return;
+    }
+    if let Ok(place) = segments.binary_search_by_key(&first, |segment| segment.first) {
+        let segment = &mut segments[place];
+        segment.live = segment.live.saturating_sub(gone);
+        if segment.live == 0 && segment.next.is_some() {
+            *dead += 1;
+        }
+    }
+}
+
+impl Peer {
+    fn add(&mut self, first: MessageNumber, last: MessageNumber, count: u32, bytes: u64) {
+        if self.held.last().is_none_or(|held| held.first != first) {
+            self.held.push(Held { first, ..Held::default() });
+        }
+        if let Some(held) = self.held.last_mut() {
+            held.last = last;
+            held.total += count;
+            held.open += count;
+            held.bytes += bytes;
+        }
+        self.newest = last;
+        self.messages += u64::from(count);
+        self.bytes += bytes;
+    }
+
+    /// Which of the shares a number lies in.
+    pub(super) fn place_of(&self, number: MessageNumber) -> Option<usize> {
+        let place = self.held.partition_point(|held| held.last < number);
+        self.held.get(place).is_some_and(|held| held.first <= number).then_some(place)
+    }
+
+    /// Raises the floor and forgets what lies below it.
+    pub(super) fn raise_floor(&mut self, floor: MessageNumber) {
+        let from = self.held.partition_point(|held| held.last <= self.floor);
+        self.floor = floor;
+        for held in self.held[from..].iter_mut().take_while(|held| held.first <= floor) {
+            held.settled.drop_through((floor.min(held.last) - held.first) as u32);
+        }
+        self.done.retain(|(_, last)| *last > floor);
+    }
+
+    /// Forgets the shares of sealed segments in which everything is done.
+    pub(super) fn drop_done(&mut self, active: MessageNumber) {
+        let (floor, done) = (self.floor, &mut self.done);
+        self.held.retain(|held| {
+            let stays = held.first == active || !held.is_done();
+            if !stays && held.last > floor {
+                let place = done.partition_point(|(other, _)| *other < held.first);
+                done.insert(place, (held.first, held.last));
+            }
+            stays
+        });
+    }
+
+    /// Computes the sums anew from the shares.
+    pub(super) fn recount(&mut self) {
+        self.messages = self.held.iter().map(|held| u64::from(held.open)).sum();
+        self.bytes = self.held.iter().map(|held| held.bytes).sum();
+        self.parked = self.held.iter().map(|held| u64::from(held.parked.len())).sum();
+    }
+}
+
+impl Held {
+    pub(super) fn is_done(&self) -> bool {
+        self.open == 0 && self.parked.is_empty()
+    }
+
+    /// Whether anything in it is other than it was when it was written.
+    pub(super) fn is_touched(&self) -> bool {
+        self.open != self.total
+    }
+
+    /// Marks `numbers`, all of this segment, as settled; returns how many were open and how many
+    /// parked. `floor` is where the floor will be, `old_floor` where it is.
+    fn settle(
+        &mut self,
+        numbers: &[MessageNumber],
+        old_floor: MessageNumber,
+        floor: MessageNumber,
+        above: &mut Vec<MessageNumber>,
+    ) -> (u32, u32) {
+        let (mut settled, mut unparked) = (0, 0);
+        for &number in numbers {
+            if number < self.first {
+                continue;
+            }
+            let relative = (number - self.first) as u32;
+            let parked = !self.parked.is_empty() && self.parked.remove(relative);
+            if parked {
+                unparked += 1;
+                if let Err(place) = above.binary_search(&number) {
+                    above.insert(place, number);
+                }
+                if number > floor {
+                    self.settled.insert(relative);
+                }
+            } else if number > floor {
+                settled += u32::from(self.settled.insert(relative));
+            } else if number > old_floor {
+                settled += u32::from(!self.settled.contains(relative));
+            }
+        }
+        (settled.min(self.open), unparked)
+    }
+
+    /// Takes `count` messages out of the open ones; returns their share of the bytes.
+    fn give_up(&mut self, count: u32) -> u64 {
+        if self.open == 0 {
+            return 0;
+        }
+        let bytes = self.bytes * u64::from(count) / u64::from(self.open);
+        self.open -= count;
+        self.bytes -= bytes;
+        bytes
+    }
+
+    fn pick(
+        &self,
+        refs: &Refs,
+        read: &Read,
+        after: MessageNumber,
+        budget: Budget,
+    ) -> (Vec<Ref>, MessageNumber) {
+        let relative = |number: MessageNumber| (number.saturating_sub(self.first)) as u32;
+        let mut picked = Vec::new();
+        let mut bytes = 0;
+        let mut take = |entry: Ref| {
+            let full = picked.len() >= budget.messages
+                || (!picked.is_empty() && bytes + entry.length as usize > budget.bytes);
+            if !full {
+                bytes += entry.length as usize;
+                picked.push(entry);
+            }
+            !full
+        };
+        let mut through = self.last.min(read.through);
+        let from = if after < self.first { 0 } else { relative(after + 1) };
+        match read.lane {
+            Lane::Open => {
+                for entry in refs.from(from) {
+                    let number = self.first + u64::from(entry.number);
+                    if number > read.through {
+                        break;
+                    }
+                    let open = (self.settled.is_empty() || !self.settled.contains(entry.number))
+                        && (self.parked.is_empty() || !self.parked.contains(entry.number));
+                    if open && !take(entry) {
+                        through = number - 1;
+                        break;
+                    }
+                }
+            }
+            Lane::Parked => {
+                for number in self.parked.iter().filter(|number| *number >= from) {
+                    if self.first + u64::from(number) > read.through {
+                        break;
+                    }
+                    let entry = refs.from(number).next().filter(|entry| entry.number == number);
+                    if entry.is_some_and(|entry| !take(entry)) {
+                        through = self.first + u64::from(number) - 1;
+                        break;
+                    }
+                }
+            }
+        }
+        (picked, through)
+    }
+}

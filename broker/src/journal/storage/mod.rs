@@ -1,0 +1,64 @@
+//! The journal's only door to a disk.
+//!
+//! Small and low on purpose: the real journal code meets a simulated disk behind the same trait, with
+//! crashes between any two calls. Paths are relative to the data directory and use `/`.
+//!
+//! What is assumed of the medium: after [`DiskFile::sync`] the file's bytes and length survive a
+//! crash; after [`Disk::sync_dir`] so do the names in that directory. Nothing else does, in any order:
+//! an unsynced write may be kept wholly, in part, or not at all, and a rename may be undone.
+
+mod real;
+
+pub use real::RealDisk;
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+/// A directory with files in it.
+pub trait Disk: Send + Sync + 'static {
+    /// Creates a file for reading and writing; an older one of that name is emptied.
+    fn create(&self, path: &str) -> io::Result<Arc<dyn DiskFile>>;
+    /// Opens an existing file for reading and writing.
+    fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>>;
+    /// Gives a file another name; an older file of that name is replaced in one step.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a file.
+    fn unlink(&self, path: &str) -> io::Result<()>;
+    /// Names of the files directly in a directory, without its sub-directories, in no order.
+    fn list(&self, dir: &str) -> io::Result<Vec<String>>;
+    /// Creates a directory if it does not exist. The empty path is the data directory itself.
+    fn make_dir(&self, dir: &str) -> io::Result<()>;
+    /// Makes the names in a directory durable.
+    fn sync_dir(&self, dir: &str) -> io::Result<()>;
+    /// Takes the exclusive lock that `path` stands for, creating the file if need be;
+    /// [`io::ErrorKind::WouldBlock`] when another process has it. Dropping the guard releases it.
+    fn lock(&self, path: &str) -> io::Result<Box<dyn Send + Sync>>;
+    /// Bytes that can still be allocated.
+    fn free_bytes(&self) -> io::Result<u64>;
+    /// The path as people know it.
+    fn describe(&self, path: &str) -> String;
+}
+
+/// An open file.
+pub trait DiskFile: Send + Sync {
+    /// Its length in bytes.
+    fn length(&self) -> io::Result<u64>;
+    /// Reserves room for `bytes` bytes and makes the file that long; new bytes read as zeroes.
+    fn allocate(&self, bytes: u64) -> io::Result<()>;
+    /// Writes all of `bufs`, one after the other, from `offset` on. After an error any part of it may
+    /// have been written.
+    fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()>;
+    /// Appends up to `len` bytes from `offset` on to `into` and says how many; fewer only at the end
+    /// of the file.
+    fn read_at(&self, offset: u64, len: usize, into: &mut Vec<u8>) -> io::Result<usize>;
+    /// Makes everything written so far durable. Never called again after it has failed once.
+    fn sync(&self) -> io::Result<()>;
+    /// Cuts the file to `len` bytes.
+    fn truncate(&self, len: u64) -> io::Result<()>;
+}
+
+/// Whether an error says that there is no room left.
+#[must_use]
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}

@@ -1,0 +1,342 @@
+//! The writer: takes everything queued, fills in headers and checksums, and puts it on disk with one
+//! write and one sync per commit.
+//!
+//! ```text
+//! intake ─► commit (checksums, positions) ─► write ─► sync ─► state ─► completions
+//!                     └ segment full: seal it, take a ready one
+//! ```
+//!
+//! A lone append is a commit of its own, at once; while a sync runs the next commit gathers, so that
+//! load makes large ones. Nothing here waits for a clock. The first record of each commit is flagged:
+//! everything with a lower number is synced. A failed write or sync poisons the journal: no file is
+//! synced again, every ticket from there on ends as poisoned.
+
+use super::checkpoint::Snapshot;
+use super::format::{
+    FLAG_FIRST, KIND_MARK, RecordHeader, SEGMENT_HEADER_BYTES, Seed, record_bytes,
+};
+use super::refs::Ref;
+use super::shared::{CheckpointJob, Item, Ready, Shared, Wake, header_of};
+use super::state::{Place, Segment, Stage};
+use bytes::Bytes;
+use restante_actors::journal::{Batch, BatchRecord, End, Ticket};
+use restante_protocol::id::{MessageNumber, PeerId};
+use restante_protocol::record::{
+    MESSAGE_FIXED_BYTES, MessageRecord, RECORD_HEADER_BYTES, RecordKind,
+};
+use restante_protocol::refusal::{Code, Refusal};
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// After this long without work, the log gets a mark that its last commit is synced.
+const IDLE_DELAY: Duration = Duration::from_millis(100);
+
+/// See the module. Owns the active segment.
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    active: Ready,
+    seed: Seed,
+    /// The active segment's first number.
+    first: MessageNumber,
+    /// Where the next commit goes.
+    offset: u64,
+    /// The number after the last record of the commit being gathered.
+    next: MessageNumber,
+    commit: Vec<Pending>,
+    commit_bytes: usize,
+    stage: Stage,
+    /// Whether the log ends with a mark.
+    marked: bool,
+    last_ticket: Ticket,
+    closed: bool,
+}
+
+/// A batch within the commit being gathered.
+struct Pending {
+    ticket: Option<Ticket>,
+    batch: Batch,
+}
+
+impl Writer {
+    /// A writer that begins with the ready segment `active`, which the state already knows as its last.
+    pub(super) fn new(shared: Arc<Shared>, active: Ready, first: MessageNumber) -> Writer {
+        Writer {
+            seed: Seed::new(shared.seed, active.id),
+            shared,
+            active,
+            first,
+            offset: SEGMENT_HEADER_BYTES,
+            next: first,
+            commit: Vec::new(),
+            commit_bytes: 0,
+            stage: Stage::default(),
+            marked: true,
+            last_ticket: Ticket(0),
+            closed: false,
+        }
+    }
+
+    /// The thread: waits, writes, until the journal is closed.
+    pub(super) fn run(mut self) {
+        let mut items = Vec::new();
+        while !self.closed {
+            let idle = (!self.marked).then_some(IDLE_DELAY);
+            match self.shared.wait_for_work(&mut items, idle) {
+                Wake::Work => self.turn(&mut items),
+                Wake::Idle => self.mark(),
+            }
+        }
+    }
+
+    /// Writes everything in `items`.
+    pub(super) fn turn(&mut self, items: &mut Vec<Item>) {
+        for item in items.drain(..) {
+            match item {
+                Item::Records { ticket, first, batch } => self.gather(ticket, first, batch),
+                Item::Flush(token) => {
+                    self.commit();
+                    let end = match self.shared.is_dead() {
+                        false => End::Flushed(token),
+                        true => End::Poisoned(self.why_dead()),
+                    };
+                    self.shared.tell(self.last_ticket, end);
+                }
+                Item::Checkpoint(application) => {
+                    self.commit();
+                    self.snapshot(application);
+                }
+                Item::Close => {
+                    self.commit();
+                    self.close();
+                }
+            }
+        }
+        self.commit();
+    }
+
+    /// Adds a batch to the commit, and begins another commit or segment where it does not fit.
+    fn gather(&mut self, ticket: Option<Ticket>, first: MessageNumber, mut batch: Batch) {
+        let len = batch.bytes.len();
+        if self.commit_bytes > 0 && self.commit_bytes + len > self.shared.options.commit_bytes_max {
+            self.commit();
+        }
+        let end = self.offset + (self.commit_bytes + len) as u64;
+        if end > self.active.bytes && !self.shared.is_dead() {
+            self.commit();
+            self.next_segment(first);
+        }
+        if self.shared.is_dead() {
+            self.fail(ticket, len);
+            return;
+        }
+        let at = self.offset + self.commit_bytes as u64;
+        let mut flags = if self.commit.is_empty() { FLAG_FIRST } else { 0 };
+        for (number, record) in (first..).zip(&batch.records) {
+            let from = record.offset as usize;
+            let to = from + record_bytes(record.body_len as usize);
+            header_of(record, number, flags).seal(self.seed, &mut batch.bytes[from..to]);
+            flags = 0;
+            let body = &batch.bytes[from + RECORD_HEADER_BYTES..to];
+            self.stage.note(record, number - self.first, at + from as u64, body);
+        }
+        self.next = first + batch.records.len() as u64;
+        self.commit_bytes += len;
+        self.commit.push(Pending { ticket, batch });
+    }
+
+    /// Puts the gathered commit on disk and tells everybody.
+    fn commit(&mut self) {
+        if self.commit.is_empty() {
+            return;
+        }
+        let slices: Vec<IoSlice<'_>> =
+            self.commit.iter().map(|pending| IoSlice::new(&pending.batch.bytes)).collect();
+        let written = self.active.file.write_at(&slices, self.offset);
+        if let Err(error) = written.and_then(|()| self.active.file.sync()) {
+            self.shared.poison("writing the log", &error);
+            for pending in std::mem::take(&mut self.commit) {
+                self.fail(pending.ticket, pending.batch.bytes.len());
+            }
+            self.commit_bytes = 0;
+            return;
+        }
+        self.offset += self.commit_bytes as u64;
+        self.marked = false;
+        self.shared.state.lock().commit(&mut self.stage, self.next);
+        for Pending { ticket, batch } in self.commit.drain(..) {
+            if let Some(ticket) = ticket {
+                let len = batch.bytes.len();
+                self.last_ticket = ticket;
+                self.shared.complete(ticket, len, End::Durable(batch.bytes.freeze()));
+            }
+        }
+        let written = std::mem::take(&mut self.commit_bytes) as u64;
+        let since = &self.shared.since_checkpoint;
+        let before = since.fetch_add(written, std::sync::atomic::Ordering::Relaxed);
+        if before + written >= self.shared.options.checkpoint_bytes {
+            self.shared.ask_for_checkpoint();
+        }
+    }
+
+    fn fail(&mut self, ticket: Option<Ticket>, bytes: usize) {
+        if let Some(ticket) = ticket {
+            let refusal = self.why_dead();
+            self.last_ticket = ticket;
+            self.shared.complete(ticket, bytes, End::Poisoned(refusal));
+        }
+    }
+
+    fn why_dead(&self) -> Refusal {
+        self.shared
+            .refusal()
+            .unwrap_or_else(|| Refusal::new(Code::JournalPoisoned, "an earlier write failed"))
+    }
+
+    /// Seals the active segment, whose last commit is synced, and goes on in a ready one.
+    fn next_segment(&mut self, first: MessageNumber) {
+        let ready = match self.shared.take_ready() {
+            Ok(ready) => ready,
+            Err(error) => {
+                self.shared.poison("allocating a segment", &error);
+                return;
+            }
+        };
+        let data_end = self.offset;
+        self.active = ready;
+        self.seed = Seed::new(self.shared.seed, self.active.id);
+        self.first = first;
+        self.offset = SEGMENT_HEADER_BYTES;
+        self.stage = Stage::default();
+        self.shared.state.lock().seal(data_end, Segment::active(&self.active, first));
+        self.shared.wake_keeper();
+    }
+
+    /// Says in the log that its last commit is synced: a record damaged later is then known to be
+    /// damaged and not torn.
+    pub(super) fn mark(&mut self) {
+        self.marked = true;
+        let room = record_bytes(0);
+        if self.shared.is_dead() || self.offset + room as u64 > self.active.bytes {
+            return;
+        }
+        let mut record = vec![0; room];
+        let header = RecordHeader {
+            length: 0,
+            kind: KIND_MARK,
+            flags: FLAG_FIRST,
+            payload_at: 0,
+            number: self.next,
+        };
+        header.seal(self.seed, &mut record);
+        if let Err(error) = self.write(&record) {
+            self.shared.poison("writing the log", &error);
+        }
+    }
+
+    fn write(&mut self, record: &[u8]) -> io::Result<()> {
+        self.active.file.write_at(&[IoSlice::new(record)], self.offset)?;
+        self.active.file.sync()?;
+        self.offset += record.len() as u64;
+        Ok(())
+    }
+
+    /// Hands what is known here, and the application's state of this moment, to the keeper.
+    fn snapshot(&mut self, application: Bytes) {
+        if self.shared.is_dead() {
+            return;
+        }
+        let next_segment = self.shared.pool.lock().next_segment;
+        let snapshot = Snapshot::of(&self.shared.state.lock(), self.next, next_segment);
+        let mut keeper = self.shared.keeper.lock();
+        keeper.checkpoint = Some(CheckpointJob { snapshot, application });
+        keeper.wake = true;
+        drop(keeper);
+        self.shared.keeper_wake.notify_one();
+    }
+
+    /// Writes a single record of the journal's own with its number.
+    pub(super) fn write_own(&mut self, kind: RecordKind, body: &[u8]) -> io::Result<()> {
+        let room = record_bytes(body.len());
+        if self.offset + room as u64 > self.active.bytes {
+            self.next_segment(self.next);
+        }
+        if self.shared.is_dead() {
+            return Err(io::Error::other("the journal is poisoned"));
+        }
+        let mut record = vec![0; RECORD_HEADER_BYTES];
+        record.extend_from_slice(body);
+        let header = RecordHeader {
+            length: body.len() as u32,
+            kind: kind as u8,
+            flags: FLAG_FIRST,
+            payload_at: body.len() as u16,
+            number: self.next,
+        };
+        header.seal(self.seed, &mut record);
+        self.write(&record)?;
+        self.next += 1;
+        self.shared.state.lock().durable_next = self.next;
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        self.closed = true;
+        let now = (self.shared.options.now_ms)();
+        if !self.shared.is_dead()
+            && let Err(error) = self.write_own(RecordKind::Close, &now.to_be_bytes())
+        {
+            self.shared.poison("closing the log", &error);
+        }
+    }
+}
+
+impl Segment {
+    /// A segment that has just become the active one.
+    pub(super) fn active(ready: &Ready, first: MessageNumber) -> Segment {
+        Segment {
+            id: ready.id,
+            first,
+            next: None,
+            live: 0,
+            data_end: 0,
+            file_bytes: ready.bytes,
+            index_bytes: 0,
+            index: Place::Active(Box::default()),
+        }
+    }
+}
+
+impl Stage {
+    /// Notes where a record is and whom it concerns. Offsets within a segment and numbers relative to
+    /// its first fit 32 bits: a segment has at most a GiB.
+    pub(super) fn note(&mut self, record: &BatchRecord, number: u64, offset: u64, body: &[u8]) {
+        let (number, offset) = (number as u32, offset as u32);
+        match record.kind {
+            RecordKind::Message => {
+                let Some(message) = MessageRecord::parse(body) else { return };
+                let fixed = MESSAGE_FIXED_BYTES + message.receivers.len();
+                let entry = Ref { number, offset, length: record.body_len };
+                for peer in message.peers() {
+                    self.note_ref(peer, entry, record.body_len - fixed as u32);
+                }
+                let peers = message.peers().map(|peer| peer.0);
+                self.messages.push(number, offset, message.accepted_ms, peers);
+            }
+            RecordKind::Settle | RecordKind::Park => self.settles.push(record.kind, body),
+            _ => {}
+        }
+    }
+
+    fn note_ref(&mut self, peer: PeerId, entry: Ref, body_bytes: u32) {
+        let refs = self.refs.entry(peer).or_default();
+        // A receiver named twice in one message gets it once.
+        if refs.count() > 0 && refs.last() == entry.number {
+            return;
+        }
+        if refs.is_absorbed() {
+            self.touched.push(peer);
+        }
+        refs.push(entry, body_bytes);
+    }
+}
