@@ -12,7 +12,7 @@ use restante_protocol::frame::{AckValue, Nack};
 use restante_protocol::name::Name;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 #[derive(Debug)]
 pub(crate) struct Intake {
@@ -28,6 +28,8 @@ pub(crate) struct Attachment {
     pub(crate) name: Name,
     /// Changes with each attach; a delivery of another generation can no longer be acked.
     pub(crate) generation: AtomicU32,
+    /// Whether the attach made the peer.
+    pub(crate) created: AtomicBool,
     /// Rung when there is something to take or to learn.
     pub(crate) reader: Arc<Doorbell>,
 }
@@ -77,8 +79,9 @@ impl Intake {
         reader: Arc<Doorbell>,
     ) -> Result<Arc<Attachment>, AttachError> {
         let intake = self.clone();
-        let generation = AtomicU32::new(DETACHED);
-        let attachment = |slot| Arc::new(Attachment { intake, slot, name, generation, reader });
+        let (generation, created) = (AtomicU32::new(DETACHED), AtomicBool::new(false));
+        let attachment =
+            |slot| Arc::new(Attachment { intake, slot, name, generation, created, reader });
         let attachment = self.lock().open(grant, attachment)?;
         self.bell.ring();
         Ok(attachment)

@@ -425,6 +425,7 @@ impl Slots {
             None => {
                 entry.phase = Phase::Attached;
                 entry.attached_before = true;
+                entry.attachment.created.fetch_or(result.created, Ordering::Relaxed);
                 entry.refusals = 0;
                 entry.told = None;
                 self.rings.push(entry.attachment.reader.clone());

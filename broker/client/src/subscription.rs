@@ -49,6 +49,12 @@ impl Subscription {
         &self.reader.attachment.name
     }
 
+    /// Whether there was no peer of this name and attaching made it, as an open loopback node does.
+    #[must_use]
+    pub fn created_peer(&self) -> bool {
+        self.reader.attachment.created.load(Ordering::Relaxed)
+    }
+
     /// The next delivery. An error is news, not the end: deliveries may follow it. `None` once the
     /// client has ended. Cancel-safe.
     pub async fn next(&mut self) -> Option<Result<Delivery, ReceiveError>> {

@@ -169,6 +169,9 @@ impl Feed {
         let client = target.connect().await?;
         let options = AttachOptions { grant: args.count };
         let subscription = Box::new(client.attach(&args.name, options).await?);
+        if subscription.created_peer() {
+            note(&format!("peer {} did not exist and was created", args.name));
+        }
         tokio::spawn(tell_link(client.link()));
         Ok(Feed::Attached { client, subscription })
     }

@@ -31,7 +31,7 @@ impl Bench {
         let name = name.parse().unwrap();
         let attachment = |slot| {
             let (generation, reader) = (AtomicU32::new(DETACHED), Arc::new(Doorbell::default()));
-            Arc::new(Attachment { intake, slot, name, generation, reader })
+            Arc::new(Attachment { intake, slot, name, generation, created: false.into(), reader })
         };
         self.slots.open(grant, attachment).unwrap()
     }
@@ -382,7 +382,14 @@ fn the_end_is_told_once_after_what_was_buffered_is_void() {
     let reader = Arc::new(Doorbell::default());
     let make = |slot| {
         let generation = AtomicU32::new(DETACHED);
-        Arc::new(Attachment { intake, slot, name: "z".parse().unwrap(), generation, reader })
+        Arc::new(Attachment {
+            intake,
+            slot,
+            name: "z".parse().unwrap(),
+            generation,
+            created: false.into(),
+            reader,
+        })
     };
     assert!(matches!(b.slots.open(None, make), Err(AttachError::Ended(EndReason::Closed))));
 }
