@@ -4,8 +4,3 @@ pub mod cli;
 pub mod config;
 pub mod journal;
 pub mod logging;
-pub mod node;
-
-mod connection;
-mod link;
-mod listen;

@@ -4,12 +4,11 @@ pub mod bounds;
 
 use crate::id::PeerId;
 use crate::name::Name;
-use crate::refusal::{Code, named};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 /// Where a receiver is reached.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(into = "String")]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum PeerUrl {
     /// `tcp://HOST:PORT`: the node dials.
     Tcp {
@@ -266,10 +265,11 @@ impl std::fmt::Display for PeerUrl {
     }
 }
 
-impl<'de> Deserialize<'de> for PeerUrl {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
-        text.parse().map_err(|error| named(Code::BadUrl, &error))
+impl TryFrom<String> for PeerUrl {
+    type Error = PeerUrlError;
+
+    fn try_from(text: String) -> Result<PeerUrl, PeerUrlError> {
+        text.parse()
     }
 }
 

@@ -1,7 +1,6 @@
 //! Names of peers, checked once at the door so that no log line, path or table need fear them.
 
 use crate::limits::NAME_BYTES_MAX;
-use crate::refusal::{Code, named};
 use core::fmt;
 use core::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -70,7 +69,7 @@ impl FromStr for Name {
 impl<'de> Deserialize<'de> for Name {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
-        text.parse().map_err(|error| named(Code::BadName, &error))
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 

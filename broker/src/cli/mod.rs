@@ -3,7 +3,9 @@
 //!
 //! Exit codes: see [`Exit`]; `restante --help` lists them.
 
+mod bench;
 mod call;
+mod child;
 mod config;
 mod delivery;
 mod exec;
@@ -75,6 +77,7 @@ enum Verb {
     #[command(subcommand)]
     Message(message::Verb),
     Watch(watch::Args),
+    Bench(Box<bench::Args>),
     /// Check or show the configuration a node would run with
     #[command(subcommand)]
     Config(config::Verb),
@@ -108,6 +111,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Peer(verb) => peer::run(verb, target, output),
         Verb::Message(verb) => message::run(verb, target, output),
         Verb::Watch(args) => watch::run(&args, target, output),
+        Verb::Bench(args) => bench::run(*args, target, output),
         Verb::Config(verb) => config::run(verb, output),
         Verb::Completions { shell } => completions(shell),
     }

@@ -29,6 +29,11 @@ pub(super) const AGENT: &str = concat!("restante-cli/", env!("CARGO_PKG_VERSION"
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 
 impl Target {
+    /// Where the node is.
+    pub(super) fn server(&self) -> &str {
+        &self.server
+    }
+
     /// A client that asks and receives.
     pub(super) async fn connect(&self) -> Result<Client, Failure> {
         Ok(self.builder()?.receive_only().connect().await?)

@@ -2,7 +2,7 @@
 
 use crate::limits::RECEIVERS_MAX;
 use crate::message::BodyError;
-use crate::refusal::{Code, Refusal, code_of};
+use crate::refusal::{Code, Refusal};
 
 /// The other side does not speak this protocol. State is untouched: frames before this one stand,
 /// nothing after it is read. Say goodbye with [`FrameError::refusal`] and close the connection.
@@ -106,7 +106,6 @@ impl FrameError {
             FrameError::UnknownKind(_)
             | FrameError::UnknownFlags { .. }
             | FrameError::UnknownCode(_) => Code::Unsupported,
-            FrameError::Control(text) => code_of(text).unwrap_or(Code::Malformed),
             _ => Code::Malformed,
         }
     }

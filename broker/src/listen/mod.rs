@@ -1,3 +1,0 @@
-//! Doors: where the node is called.
-
-pub(crate) mod tcp;
