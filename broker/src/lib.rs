@@ -4,3 +4,8 @@ pub mod cli;
 pub mod config;
 pub mod journal;
 pub mod logging;
+pub mod node;
+
+mod connection;
+mod link;
+mod listen;

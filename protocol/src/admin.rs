@@ -4,11 +4,12 @@ pub mod bounds;
 
 use crate::id::PeerId;
 use crate::name::Name;
-use serde::{Deserialize, Serialize};
+use crate::refusal::{Code, named};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Where a receiver is reached.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(into = "String")]
 pub enum PeerUrl {
     /// `tcp://HOST:PORT`: the node dials.
     Tcp {
@@ -265,11 +266,10 @@ impl std::fmt::Display for PeerUrl {
     }
 }
 
-impl TryFrom<String> for PeerUrl {
-    type Error = PeerUrlError;
-
-    fn try_from(text: String) -> Result<PeerUrl, PeerUrlError> {
-        text.parse()
+impl<'de> Deserialize<'de> for PeerUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map_err(|error| named(Code::BadUrl, &error))
     }
 }
 

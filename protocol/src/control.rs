@@ -2,7 +2,7 @@
 //!
 //! The conversation: whoever dials says [`Hello`]; the other side answers [`Welcome`] or an error and
 //! closes. After that both sides may send requests; every [`Request`] is answered by exactly one
-//! [`Response`] with its number.
+//! [`Control::Response`] with its number.
 
 use crate::admin::{AdminCommand, AdminDone};
 use crate::id::{MessageId, ProducerId};

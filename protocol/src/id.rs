@@ -170,16 +170,43 @@ impl fmt::Display for ProducerId {
     }
 }
 
+/// Why a text is not a producer identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a producer identity: expected 32 hexadecimal digits")]
+pub struct ProducerIdError;
+
+impl FromStr for ProducerId {
+    type Err = ProducerIdError;
+
+    fn from_str(text: &str) -> Result<Self, ProducerIdError> {
+        if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(ProducerIdError);
+        }
+        u128::from_str_radix(text, 16).map(ProducerId).map_err(|_| ProducerIdError)
+    }
+}
+
+/// In text formats the printed word, in MessagePack 16 bytes, big endian.
 impl Serialize for ProducerId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(&self.0.to_be_bytes())
+        if serializer.is_human_readable() {
+            serializer.collect_str(self)
+        } else {
+            serializer.serialize_bytes(&self.0.to_be_bytes())
+        }
     }
 }
 
 impl<'de> Deserialize<'de> for ProducerId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let bytes = serde_bytes::ByteArray::<16>::deserialize(deserializer)?;
-        Ok(ProducerId(u128::from_be_bytes(bytes.into_array())))
+        use serde::de::Error;
+        if deserializer.is_human_readable() {
+            let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+            text.parse().map_err(D::Error::custom)
+        } else {
+            let bytes = serde_bytes::ByteArray::<16>::deserialize(deserializer)?;
+            Ok(ProducerId(u128::from_be_bytes(bytes.into_array())))
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Names of peers, checked once at the door so that no log line, path or table need fear them.
 
 use crate::limits::NAME_BYTES_MAX;
+use crate::refusal::{Code, named};
 use core::fmt;
 use core::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -69,7 +70,7 @@ impl FromStr for Name {
 impl<'de> Deserialize<'de> for Name {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
+        text.parse().map_err(|error| named(Code::BadName, &error))
     }
 }
 

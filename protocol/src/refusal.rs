@@ -143,6 +143,18 @@ impl Refusal {
     }
 }
 
+/// An error for a deserializer that keeps its code: serde carries nothing but text, so the code's word
+/// stands in front. [`code_of`] finds it again.
+pub(crate) fn named<E: serde::de::Error>(code: Code, error: &dyn fmt::Display) -> E {
+    E::custom(format_args!("{code}: {error}"))
+}
+
+/// The code that [`named`] put in front of an error's text.
+pub(crate) fn code_of(text: &str) -> Option<Code> {
+    let (word, _) = text.split_once(": ")?;
+    Code::ALL.iter().copied().find(|code| code.word() == word)
+}
+
 /// A reason or detail cut to [`REASON_BYTES_MAX`] at a character's boundary.
 #[must_use]
 pub fn cut_reason(text: &str) -> &str {

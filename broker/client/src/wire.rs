@@ -162,6 +162,10 @@ impl Wire {
 
     /// Carries the conversation until it ends.
     pub(crate) async fn drive<S: Side>(&mut self, side: &mut S) -> Loss {
+        // What came together with the greeting.
+        if let Err(loss) = self.take_frames(side, Instant::now()) {
+            return loss;
+        }
         poll_fn(|cx| self.poll_drive(cx, side)).await
     }
 

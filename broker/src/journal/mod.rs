@@ -12,7 +12,7 @@
 //! - [`state`] knows, per peer and segment, how much is open; positions are in the segments' indexes
 //!   ([`index`], [`refs`]).
 //! - [`recovery`] opens: first boot and restart alike.
-//! - [`storage`] is the disk, real or simulated. [`format`] has the bytes; `FORMAT.md` tells them all,
+//! - [`storage`] is the disk, real or simulated. [`mod@format`] has the bytes; `FORMAT.md` tells them all,
 //!   with the invariants and what is assumed of the medium.
 //!
 //! What holds: a completion `Durable` leaves only after a sync that covers it and everything before

@@ -7,6 +7,7 @@ use crate::frame::{HEADER_BYTES, kind};
 use crate::limits::{AGENT_BYTES_MAX, ALIASES_MAX, CONTROL_BYTES_MAX};
 use bytes::{BufMut, BytesMut};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 /// Deepest nesting of a control value. The deepest one of this version has 9 levels; unknown fields of
 /// a later one are skipped down to here.
@@ -44,23 +45,45 @@ pub fn put_control(out: &mut BytesMut, control: &Control) -> Result<(), FrameErr
 /// Reads the body of a control frame. Unknown fields are skipped, unknown variants are an error.
 ///
 /// # Errors
-/// The bytes are not exactly one control value within its limits. Fatal to the connection.
+/// The bytes are not exactly one control value within its limits. Fatal to the connection, unless
+/// [`request_number`] finds a request to be answered.
 pub fn parse_control(body: &[u8]) -> Result<Control, FrameError> {
     if body.len() > CONTROL_BYTES_MAX {
         let (kind, bytes, bytes_max) = (kind::CONTROL, body.len(), CONTROL_BYTES_MAX);
         return Err(FrameError::TooLong { kind, bytes, bytes_max });
     }
-    // Read as a stream, so that what is left of `body` can be seen afterwards.
-    let mut deserializer = rmp_serde::Deserializer::new(body);
-    deserializer.set_max_depth(DEPTH_MAX);
-    let control = Control::deserialize(&mut deserializer)
-        .map_err(|error| FrameError::Control(error.to_string()))?;
-    let unread = deserializer.get_ref().len();
-    if unread > 0 {
-        return Err(FrameError::Control(format!("{unread} bytes follow the value")));
+    let mut unread = body;
+    let control: Control =
+        read(&mut unread).map_err(|error| FrameError::Control(error.to_string()))?;
+    if !unread.is_empty() {
+        return Err(FrameError::Control(format!("{} bytes follow the value", unread.len())));
     }
     check(&control)?;
     Ok(control)
+}
+
+/// The number of a request that [`parse_control`] could not read: an unknown one, or one with a value
+/// that cannot be, such as a bad name. The asker can then be answered by name instead of being cut off.
+#[must_use]
+pub fn request_number(body: &[u8]) -> Option<u64> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Envelope {
+        Request {
+            id: u64,
+            #[serde(rename = "request")]
+            _request: serde::de::IgnoredAny,
+        },
+    }
+    let Envelope::Request { id, .. } = read(&mut &body[..]).ok()?;
+    Some(id)
+}
+
+/// Takes one value off the front of `bytes`.
+fn read<T: DeserializeOwned>(bytes: &mut &[u8]) -> Result<T, rmp_serde::decode::Error> {
+    let mut deserializer = rmp_serde::Deserializer::new(bytes);
+    deserializer.set_max_depth(DEPTH_MAX);
+    T::deserialize(&mut deserializer)
 }
 
 /// The bounds of what is not answered, so that breaking them can only end the connection.

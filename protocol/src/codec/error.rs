@@ -2,7 +2,7 @@
 
 use crate::limits::RECEIVERS_MAX;
 use crate::message::BodyError;
-use crate::refusal::{Code, Refusal};
+use crate::refusal::{Code, Refusal, code_of};
 
 /// The other side does not speak this protocol. State is untouched: frames before this one stand,
 /// nothing after it is read. Say goodbye with [`FrameError::refusal`] and close the connection.
@@ -106,6 +106,7 @@ impl FrameError {
             FrameError::UnknownKind(_)
             | FrameError::UnknownFlags { .. }
             | FrameError::UnknownCode(_) => Code::Unsupported,
+            FrameError::Control(text) => code_of(text).unwrap_or(Code::Malformed),
             _ => Code::Malformed,
         }
     }

@@ -25,7 +25,7 @@ mod control;
 mod encode;
 mod error;
 
-pub use control::{parse_control, put_control};
+pub use control::{parse_control, put_control, request_number};
 pub use encode::{
     put_ack, put_ack_value, put_confirm, put_deliver, put_frame, put_grant, put_heartbeat,
     put_message, put_nack, put_publish, put_refuse, put_reply,

@@ -1,0 +1,118 @@
+//! What all connections of a node share. Lives on the data arbiter.
+
+use super::outbox::Outbox;
+use super::reader::Scratch;
+use crate::config::Config;
+use restante_actors::events::{Limiter, Suppressed};
+use restante_actors::{Handles, clock};
+use restante_protocol::control::Credit;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+/// What of the configuration concerns connections.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) heartbeat_ms: u32,
+    pub(crate) silence_ms_max: u32,
+    pub(crate) hello_max: Duration,
+    pub(crate) payload_bytes_max: usize,
+    pub(crate) credit: Credit,
+    pub(crate) connections_max: usize,
+    pub(crate) dials_max: usize,
+    pub(crate) dial_max: Duration,
+    /// Whether attaching under an unknown name makes a peer of it.
+    pub(crate) creates_peers: bool,
+}
+
+impl Settings {
+    pub(crate) fn of(config: &Config) -> Settings {
+        // The bounds of the configuration keep every value within its type.
+        let ms = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+        let size = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+        Settings {
+            heartbeat_ms: ms(config.heartbeat_ms),
+            silence_ms_max: ms(config.silence_ms_max),
+            hello_max: Duration::from_millis(config.hello_ms_max),
+            payload_bytes_max: size(config.payload_bytes_max),
+            credit: Credit { messages: config.credit_messages, bytes: config.credit_bytes },
+            connections_max: config.connections_max as usize,
+            dials_max: config.dials_max as usize,
+            dial_max: Duration::from_millis(config.dial_ms_max),
+            creates_peers: config.creates_peer_on_attach(),
+        }
+    }
+}
+
+/// See the module.
+pub(crate) struct Net {
+    pub(crate) handles: Handles,
+    pub(crate) settings: Settings,
+    pub(super) scratch: Scratch,
+    limiter: RefCell<Limiter>,
+    connections: RefCell<HashMap<u64, Arc<Outbox>>>,
+    next_connection: Cell<u64>,
+}
+
+impl Net {
+    pub(crate) fn new(handles: Handles, settings: Settings) -> Rc<Net> {
+        Rc::new(Net {
+            handles,
+            settings,
+            scratch: Scratch::new(),
+            limiter: RefCell::default(),
+            connections: RefCell::default(),
+            next_connection: Cell::new(1),
+        })
+    }
+
+    /// Enters a connection into the register; it leaves when the entry is dropped.
+    pub(super) fn register(self: &Rc<Net>) -> Registered {
+        let number = self.next_connection.get();
+        self.next_connection.set(number + 1);
+        let outbox = Outbox::new(number, self.handles.epoch);
+        self.connections.borrow_mut().insert(number, Arc::clone(&outbox));
+        self.handles.figures.connections.fetch_add(1, Relaxed);
+        Registered { net: Rc::clone(self), outbox }
+    }
+
+    /// The outboxes of all connections that have said hello.
+    pub(crate) fn outboxes(&self) -> Vec<Arc<Outbox>> {
+        self.connections.borrow().values().cloned().collect()
+    }
+
+    /// Writes an event that others can cause at will, unless this address has caused too many.
+    pub(crate) fn admit(
+        &self,
+        remote: SocketAddr,
+        event: &'static str,
+        write: impl FnOnce(Suppressed),
+    ) {
+        let subject = match remote.ip() {
+            IpAddr::V4(ip) => u64::from(ip.to_bits()),
+            // A network of one owner.
+            IpAddr::V6(ip) => (ip.to_bits() >> 64) as u64,
+        };
+        if let Some(suppressed) = self.limiter.borrow_mut().admit(subject, event, clock::now()) {
+            write(suppressed);
+        }
+    }
+}
+
+/// A connection's place in the register.
+pub(super) struct Registered {
+    net: Rc<Net>,
+    pub(super) outbox: Arc<Outbox>,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.outbox.close();
+        self.net.handles.figures.connections.fetch_sub(1, Relaxed);
+        self.net.connections.borrow_mut().remove(&self.outbox.connection());
+    }
+}

@@ -1,0 +1,245 @@
+//! Dialling receivers over TCP.
+//!
+//! ```text
+//! peers ─ dial() ─► orders ─► Dials ─┬─ quick lane ─┐ at most `dials_max` at once
+//!                                    └─ slow lane ──┴─► connect ─► connection::dial
+//! ```
+//!
+//! Thousands of peers may be down at once, and those behind a black hole cost the whole timeout. A
+//! receiver whose last attempt ran out of time waits in the slow lane, which may use three quarters
+//! of the places, so that one that is only restarting does not stand behind them. Each peer has at
+//! most one order under way, so the lanes are bounded by the number of peers.
+
+use crate::connection::{self, Net};
+use actix::Addr;
+use restante_actors::link::{DialTarget, Dialer};
+use restante_actors::peer::{LinkDown, Peer};
+use restante_protocol::admin::PeerUrl;
+use restante_protocol::id::PeerId;
+use std::cell::{Cell, RefCell};
+use std::collections::{HashSet, VecDeque};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+
+/// Names that are looked up at once; each takes a thread while it lasts.
+const LOOKUPS_MAX: usize = 16;
+/// Addresses of one name that are tried.
+const ADDRESSES_MAX: usize = 4;
+
+/// The half that peers use.
+pub(crate) struct TcpDialer {
+    orders: mpsc::UnboundedSender<Order>,
+}
+
+/// The half that dials, for [`run`].
+pub(crate) struct Orders(mpsc::UnboundedReceiver<Order>);
+
+impl TcpDialer {
+    pub(crate) fn new() -> (Arc<TcpDialer>, Orders) {
+        let (orders, receiver) = mpsc::unbounded_channel();
+        (Arc::new(TcpDialer { orders }), Orders(receiver))
+    }
+}
+
+impl Dialer for TcpDialer {
+    fn dial(&self, target: DialTarget, peer: Addr<Peer>) {
+        // A node that is stopping drops the order, which tells the peer.
+        let _ = self.orders.send(Order { target, peer, answered: false });
+    }
+}
+
+/// Dials until told to stop, then serves on until all dialled connections have ended.
+pub(crate) async fn run(Orders(mut orders): Orders, net: Rc<Net>, mut stop: watch::Receiver<bool>) {
+    let places = Rc::new(Places::new(net.settings.dials_max));
+    let mut lanes = Lanes::default();
+    let mut tasks = JoinSet::new();
+    loop {
+        tokio::select! {
+            Some(order) = orders.recv() => lanes.push(order, &places),
+            () = places.freed.notified() => {}
+            // One that panicked has told its peer while it was dropped.
+            Some(_) = tasks.join_next() => {}
+            _ = stop.changed() => break,
+        }
+        while let Some((order, place)) = lanes.next(&places) {
+            tasks.spawn_local(attempt(order, place, Rc::clone(&net)));
+        }
+    }
+    drop((orders, lanes));
+    while tasks.join_next().await.is_some() {}
+}
+
+/// What a peer asked for. Dropping it unanswered tells the peer.
+struct Order {
+    target: DialTarget,
+    peer: Addr<Peer>,
+    answered: bool,
+}
+
+impl Order {
+    fn fail(mut self, why: &str) {
+        self.say_failed(why);
+    }
+
+    fn say_failed(&mut self, why: &str) {
+        self.answered = true;
+        let down = LinkDown { number: self.target.link, connected: false, why: why.to_owned() };
+        // A fresh address always has a place in the mailbox; one per order.
+        let _ = self.peer.clone().try_send(down);
+    }
+}
+
+impl Drop for Order {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.say_failed("the attempt was given up");
+        }
+    }
+}
+
+/// Orders that wait for a place.
+#[derive(Default)]
+struct Lanes {
+    quick: VecDeque<Order>,
+    slow: VecDeque<Order>,
+}
+
+impl Lanes {
+    fn push(&mut self, order: Order, places: &Places) {
+        if places.late.borrow().contains(&order.target.id) {
+            self.slow.push_back(order);
+        } else {
+            self.quick.push_back(order);
+        }
+    }
+
+    /// The next order that may start, with its place.
+    fn next(&mut self, places: &Rc<Places>) -> Option<(Order, Place)> {
+        let slow = places.slow.get();
+        if places.taken.get() >= places.all {
+            return None;
+        }
+        let is_slow = self.quick.is_empty();
+        let order = if !is_slow {
+            self.quick.pop_front()?
+        } else if slow < places.all - places.all / 4 {
+            self.slow.pop_front()?
+        } else {
+            return None;
+        };
+        let peer = order.target.id;
+        Some((order, Place::take(Rc::clone(places), is_slow, peer)))
+    }
+}
+
+/// How many attempts are under way.
+struct Places {
+    all: usize,
+    taken: Cell<usize>,
+    slow: Cell<usize>,
+    /// Peers whose last attempt ran out of time.
+    late: RefCell<HashSet<PeerId>>,
+    freed: Notify,
+    lookups: Arc<Semaphore>,
+}
+
+impl Places {
+    fn new(all: usize) -> Places {
+        Places {
+            all,
+            taken: Cell::new(0),
+            slow: Cell::new(0),
+            late: RefCell::default(),
+            freed: Notify::new(),
+            lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
+        }
+    }
+}
+
+/// The right to attempt, given back when dropped.
+struct Place {
+    places: Rc<Places>,
+    is_slow: bool,
+    peer: PeerId,
+}
+
+impl Place {
+    fn take(places: Rc<Places>, is_slow: bool, peer: PeerId) -> Place {
+        places.taken.set(places.taken.get() + 1);
+        places.slow.set(places.slow.get() + usize::from(is_slow));
+        Place { places, is_slow, peer }
+    }
+
+    /// Notes how the attempt ended, for the next one's lane.
+    fn end(self, late: bool) {
+        let mut lates = self.places.late.borrow_mut();
+        if late {
+            lates.insert(self.peer);
+        } else {
+            lates.remove(&self.peer);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.taken.set(self.places.taken.get() - 1);
+        self.places.slow.set(self.places.slow.get() - usize::from(self.is_slow));
+        self.places.freed.notify_one();
+    }
+}
+
+async fn attempt(mut order: Order, place: Place, net: Rc<Net>) {
+    let deadline = Instant::now() + net.settings.dial_max;
+    let greeted = match timeout_at(deadline, connect(&order.target.url, &place.places)).await {
+        Ok(Ok(stream)) => connection::introduce(stream, &order.target, deadline).await,
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no connection in time")),
+    };
+    place.end(greeted.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut));
+    match greeted {
+        Ok(introduced) => {
+            order.answered = true;
+            introduced.serve(&order.target, order.peer.clone(), net).await;
+        }
+        Err(error) => order.fail(&error.to_string()),
+    }
+}
+
+async fn connect(url: &PeerUrl, places: &Places) -> io::Result<TcpStream> {
+    let PeerUrl::Tcp { host, port } = url else {
+        return Err(io::Error::other(format!("{url} is not dialled")));
+    };
+    let addresses = match host.parse::<IpAddr>() {
+        Ok(ip) => vec![SocketAddr::new(ip, *port)],
+        Err(_) => look_up(host.clone(), *port, Arc::clone(&places.lookups)).await?,
+    };
+    let mut failure = io::Error::other(format!("{host} has no address"));
+    for address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(stream) => {
+                // Small frames must not wait for others; on failure they do.
+                let _ = stream.set_nodelay(true);
+                return Ok(stream);
+            }
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+/// A look-up cannot be called off, so it keeps its permit also when nobody waits for it any more.
+async fn look_up(host: String, port: u16, permits: Arc<Semaphore>) -> io::Result<Vec<SocketAddr>> {
+    let looking = tokio::spawn(async move {
+        let _permit = permits.acquire_owned().await.map_err(io::Error::other)?;
+        let found = lookup_host((host.as_str(), port)).await?;
+        Ok::<_, io::Error>(found.take(ADDRESSES_MAX).collect())
+    });
+    looking.await.map_err(io::Error::other)?
+}

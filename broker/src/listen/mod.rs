@@ -1,0 +1,3 @@
+//! Doors: where the node is called.
+
+pub(crate) mod tcp;

@@ -1,0 +1,178 @@
+//! Control frames: everything there and back, and nothing that harms.
+
+use crate::samples::controls;
+use bytes::BytesMut;
+use restante_protocol::codec::{
+    FrameError, Limits, Next, next_frame, parse_control, put_control, request_number,
+};
+use restante_protocol::control::{Control, Request};
+use restante_protocol::frame::{Frame, HEADER_BYTES};
+use restante_protocol::limits::{ALIASES_MAX, CONTROL_BYTES_MAX};
+use restante_protocol::refusal::Code;
+
+/// A control frame's body.
+fn body(control: &Control) -> Vec<u8> {
+    let mut out = BytesMut::new();
+    put_control(&mut out, control).unwrap();
+    out[HEADER_BYTES..].to_vec()
+}
+
+/// MessagePack in short: a map of one entry.
+fn map(name: &str, value: &[u8]) -> Vec<u8> {
+    [&[0x81, 0xa0 | name.len() as u8], name.as_bytes(), value].concat()
+}
+
+fn text(text: &str) -> Vec<u8> {
+    [&[0xd9, text.len() as u8], text.as_bytes()].concat()
+}
+
+fn code_of(body: &[u8]) -> Code {
+    parse_control(body).unwrap_err().refusal().code
+}
+
+#[test]
+fn every_control_value_survives() {
+    for (name, control) in controls() {
+        let body = body(&control);
+        assert_eq!(parse_control(&body), Ok(control), "{name}");
+        for end in 0..body.len() {
+            assert!(parse_control(&body[..end]).is_err(), "{name} of {end} bytes");
+        }
+        assert!(parse_control(&[&body[..], &[0xc0]].concat()).is_err(), "{name} and more");
+    }
+}
+
+#[test]
+fn a_field_of_a_later_release_is_skipped() {
+    let Control::Hello(hello) = controls().remove(0).1 else { panic!("a hello comes first") };
+    let mut later = body(&Control::Hello(hello.clone()));
+    // `{"hello": {…}}`: one more entry in the inner map.
+    let inner = 1 + 1 + "hello".len();
+    later[inner] += 1;
+    later.extend([&[0xa5], &b"later"[..], &[0x92, 1, 0x81, 2, 3]].concat());
+    assert_eq!(parse_control(&later), Ok(Control::Hello(hello)));
+}
+
+#[test]
+fn a_nesting_bomb_is_an_error() {
+    for depth in [40, 1_000, 1_000_000] {
+        let bombs = [
+            vec![0x91; depth],
+            map("hello", &map("later", &vec![0x91; depth])),
+            map("hello", &map("later", &[0x81, 0x01].repeat(depth / 2))),
+            map("request", &[&[0x82, 0xa2], &b"id"[..], &[1], &vec![0x91; depth][..]].concat()),
+        ];
+        for bomb in bombs {
+            assert!(parse_control(&bomb).is_err());
+            assert_eq!(request_number(&bomb), None);
+        }
+    }
+}
+
+#[test]
+fn a_length_that_is_not_there_allocates_nothing() {
+    let huge: &[&[u8]] = &[
+        &[0xdd, 0xff, 0xff, 0xff, 0xff],
+        &[0xdf, 0xff, 0xff, 0xff, 0xff],
+        &[0xdb, 0xff, 0xff, 0xff, 0xff],
+        &[0xc6, 0xff, 0xff, 0xff, 0xff],
+        &[0xc9, 0xff, 0xff, 0xff, 0xff, 1],
+    ];
+    for value in huge {
+        assert!(parse_control(value).is_err());
+        assert!(parse_control(&map("hello", value)).is_err());
+        let attach = [
+            &[0x82, 0xa2][..],
+            b"id",
+            &[1, 0xa7],
+            b"request",
+            &map("attach", &map("receivers", value)),
+        ];
+        assert!(parse_control(&map("request", &attach.concat())).is_err());
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_request_can_be_answered() {
+    let add = |name: &str, url: &str, settings: &[u8]| {
+        let command = [
+            &[0x83, 0xa4][..],
+            b"name",
+            &text(name),
+            &[0xa3],
+            b"url",
+            &text(url),
+            &[0xa8],
+            b"settings",
+            settings,
+        ];
+        let admin = map("admin", &map("peer_add", &command.concat()));
+        let request = [&[0x82, 0xa2][..], b"id", &[7, 0xa7], b"request", &admin];
+        map("request", &request.concat())
+    };
+    let none = &[0x80];
+    assert!(parse_control(&add("a", "attach:", none)).is_ok());
+    for (body, code) in [
+        (add("a/b", "attach:", none), Code::BadName),
+        (add("a\n", "attach:", none), Code::BadName),
+        (add(&"a".repeat(255), "attach:", none), Code::BadName),
+        (add("a", "gopher://x:1", none), Code::BadUrl),
+        (add("a", "tcp://x:0", none), Code::BadUrl),
+        (add("a", "attach:", &map("window_messages", &[0xff])), Code::Malformed),
+        (add("a", "attach:", &map("windowmessages", &[1])), Code::Malformed),
+        (
+            map(
+                "request",
+                &[&[0x82, 0xa2][..], b"id", &[7, 0xa7], b"request", &map("dance", &[1])].concat(),
+            ),
+            Code::Malformed,
+        ),
+    ] {
+        assert_eq!(code_of(&body), code);
+        assert_eq!(request_number(&body), Some(7));
+    }
+    assert_eq!(request_number(&map("dance", &[1])), None);
+}
+
+#[test]
+fn bounds_of_what_is_not_answered_end_the_connection() {
+    let alias = |alias| body(&Control::Alias { alias, name: "a".parse().unwrap() });
+    assert!(parse_control(&alias(ALIASES_MAX - 1)).is_ok());
+    assert!(parse_control(&alias(ALIASES_MAX)).is_err());
+    let Control::Hello(hello) = controls().remove(0).1 else { panic!("a hello comes first") };
+    for agent in ["x".repeat(129), "new\nline".to_owned(), "\u{7f}".to_owned()] {
+        let mut hello = hello.clone();
+        hello.agent = agent;
+        assert!(parse_control(&body(&Control::Hello(hello))).is_err());
+    }
+}
+
+#[test]
+fn a_control_value_over_its_limit_is_not_begun() {
+    let request = |bytes| {
+        let request = Request::LogFilter { filter: "x".repeat(bytes) };
+        Control::Request { id: 1, request }
+    };
+    let mut out = BytesMut::from(&b"before"[..]);
+    let error = put_control(&mut out, &request(CONTROL_BYTES_MAX)).unwrap_err();
+    assert!(matches!(error, FrameError::TooLong { .. }));
+    assert_eq!(&out[..], b"before");
+    put_control(&mut out, &request(CONTROL_BYTES_MAX - 100)).unwrap();
+    let next = next_frame(&out[6..], &Limits::default()).unwrap();
+    let Next::Frame { frame: Frame::Control(body), .. } = next else { panic!("{next:?}") };
+    assert_eq!(parse_control(body), Ok(request(CONTROL_BYTES_MAX - 100)));
+    assert!(parse_control(&vec![0xc0; CONTROL_BYTES_MAX + 1]).is_err());
+}
+
+#[test]
+fn before_the_hello_there_is_room_for_a_hello_only() {
+    for (name, control) in controls() {
+        let mut out = BytesMut::new();
+        put_control(&mut out, &control).unwrap();
+        if name.starts_with("hello") || name.starts_with("welcome") {
+            assert!(next_frame(&out, &Limits::BEFORE_HELLO).is_ok(), "{name}");
+        }
+    }
+    let long = [&5_000u32.to_be_bytes()[..], &[0x10]].concat();
+    assert!(matches!(next_frame(&long, &Limits::BEFORE_HELLO), Err(FrameError::TooLong { .. })));
+}
