@@ -18,21 +18,16 @@ impl<B> Delivery<B> {
             return;
         }
         let acked_before = self.acked;
-        let (mut base, mut run) = (self.unacked.base(), 0);
+        let base = self.unacked.base();
         if first_tag < base && self.unacked.remembers_old() {
             self.settle_old(first_tag, last_tag.min(base - 1));
         }
-        // The usual case first: a run from the front, without a look-up.
-        while base <= last_tag && first_tag <= base {
-            let Some(slot) = self.unacked.pop_front() else { break };
-            self.settle_slot(slot);
-            (base, run) = (base + 1, run + 1);
+        if first_tag <= base && last_tag >= base {
+            self.settle_run(last_tag);
         }
-        if run == 0 {
-            for tag in first_tag.max(base)..=last_tag {
-                if let Some(slot) = self.unacked.take(tag) {
-                    self.settle_slot(slot);
-                }
+        for tag in first_tag.max(self.unacked.base())..=last_tag {
+            if let Some(slot) = self.unacked.take(tag) {
+                self.settle_slot(slot);
             }
         }
         self.unacked.settle_front();
@@ -93,8 +88,24 @@ impl<B> Delivery<B> {
         true
     }
 
-    /// A delivery was acked.
+    /// The usual case: the tags from the front on, first attempts all, as one stretch. It ends at
+    /// the first that is anything else.
     #[inline]
+    fn settle_run(&mut self, last_tag: u64) {
+        let bytes_before = self.unacked.bytes();
+        let run = self.unacked.take_straight_run(last_tag);
+        let (messages, outcome) = (run.len() as u64, Outcome::Acked);
+        self.settled.extend(run.map(|slot| {
+            let Slot { number, bytes, .. } = slot;
+            Settled { number, outcome, attempts: 1, bytes }
+        }));
+        self.acked += messages;
+        self.waiting = self.waiting.saturating_sub(messages);
+        let bytes = bytes_before - self.unacked.bytes();
+        self.waiting_bytes = self.waiting_bytes.saturating_sub(bytes);
+    }
+
+    /// A delivery was acked.
     fn settle_slot(&mut self, slot: Slot) {
         match slot.line {
             Line::Straight => {
@@ -108,7 +119,6 @@ impl<B> Delivery<B> {
         }
     }
 
-    #[inline]
     fn settle(&mut self, number: MessageNumber, bytes: u32, attempts: u16) {
         self.count_out(bytes);
         self.acked += 1;
@@ -175,6 +185,7 @@ impl<B> Delivery<B> {
         let Some(wait) = scheduled.filter(|_| !permanent) else {
             let reason = match permanent {
                 true => format!("refused for good: {reason}"),
+                false if refusals == 0 => format!("refused once: {reason}"),
                 false => format!("refused {} times: {reason}", refusals.saturating_add(1)),
             };
             self.park_retry(number, reason);

@@ -12,8 +12,8 @@ impl<B> Delivery<B> {
             return;
         }
         if self.link.is_up() {
-            self.handle_link_down(now, "replaced by a new link", true);
-            self.backoff.next_attempt = None;
+            // The receiver came again before its old connection was found dead: no outage.
+            self.disconnect();
         }
         let probe = self.link.had_outage || self.waiting > 0;
         self.link.open(now, grant, probe);

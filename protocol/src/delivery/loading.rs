@@ -106,7 +106,10 @@ impl<B> Delivery<B> {
 
     /// The first run of wanted retries.
     fn wanted_retries(&self, messages_max: usize) -> Option<Load> {
-        let room = messages_max.checked_sub(self.retries.ready()).filter(|room| *room > 0)?;
+        if self.retries.ready() > messages_max / 2 {
+            return None;
+        }
+        let room = messages_max - self.retries.ready();
         let bytes = self.queue.bytes_max().checked_sub(self.retries.ready_bytes());
         let bytes = bytes.filter(|bytes| *bytes > 0)?;
         let mut wanted = self.retries.wanted();
@@ -128,16 +131,16 @@ impl<B> Delivery<B> {
 
     /// The next stretch of the backlog, early enough that the queue does not run dry.
     fn wanted_backlog(&self, messages_max: usize) -> Option<Load> {
-        if self.queue.is_attached() || !self.queue.is_half_empty() {
+        let (messages, bytes) = (self.queue.len(), self.queue.bytes());
+        let is_full = messages > messages_max / 2 || bytes > self.queue.bytes_max() / 2;
+        if self.queue.is_attached() || is_full {
             return None;
         }
-        let room = messages_max.saturating_sub(self.queue.len());
-        let bytes = self.queue.bytes_max() - self.queue.bytes();
-        (room > 0).then(|| Load {
+        Some(Load {
             after: self.queue.cursor(),
             through: self.queue.newest(),
-            bytes_max: usize::try_from(bytes).unwrap_or(usize::MAX),
-            messages_max: room,
+            bytes_max: usize::try_from(self.queue.bytes_max() - bytes).unwrap_or(usize::MAX),
+            messages_max: messages_max - messages,
         })
     }
 

@@ -226,7 +226,7 @@ impl<B> Delivery<B> {
     /// Nothing changes when the message is not open, or too many are excluded ahead of the queue.
     pub fn handle_exclude(
         &mut self,
-        now: Time,
+        _now: Time,
         number: MessageNumber,
         bytes: u32,
         reason: &str,
@@ -234,7 +234,7 @@ impl<B> Delivery<B> {
         let out = self.take_out(number, bytes)?;
         self.set_aside(number, &out, reason.to_owned());
         self.unblock(out.key);
-        self.after_removal(now);
+        self.after_removal();
         Ok(())
     }
 
@@ -380,12 +380,11 @@ impl<B> Delivery<B> {
     }
 
     /// Something left the unacked queue other than by an answer.
-    fn after_removal(&mut self, now: Time) {
+    fn after_removal(&mut self) {
         if self.unacked.live() == 0 {
             self.link.is_alone = false;
         }
         self.set_allowance();
-        self.judge(now);
     }
 
     /// How many messages may be in flight as things stand.
@@ -440,7 +439,7 @@ impl<B> Delivery<B> {
             () if live >= u64::from(self.allowance) => Some(Stall::Window),
             () if self.retries.refused() >= REFUSED_MAX => Some(Stall::Refusals),
             () if self.loading.is_some() || self.load_retry_at.is_some() => Some(Stall::Journal),
-            () if self.retries.suspect().is_some() => Some(Stall::Suspect),
+            () if self.retries.sendable_suspects().next().is_some() => Some(Stall::Suspect),
             () if self.queue.front().is_some() && self.held.is_empty() => Some(Stall::Window),
             () if !self.held.is_empty() => Some(Stall::Keys),
             () if self.retries.refused() > 0 => Some(Stall::Refusals),

@@ -178,9 +178,9 @@ impl<B> Retries<B> {
         self.ready.iter().copied()
     }
 
-    /// Of those under suspicion, the one to try next.
-    pub(super) fn suspect(&self) -> Option<MessageNumber> {
-        self.ready_suspects.first().map(|(_, number)| *number)
+    /// Those under suspicion that can be sent, in the order in which to try them.
+    pub(super) fn sendable_suspects(&self) -> impl Iterator<Item = MessageNumber> {
+        self.ready_suspects.iter().map(|(_, number)| *number)
     }
 
     /// The lowest number, with its message.

@@ -105,11 +105,6 @@ impl<B> SendQueue<B> {
         self.cursor == self.newest
     }
 
-    /// Whether more should be read before what is at hand runs out.
-    pub(super) fn is_half_empty(&self) -> bool {
-        self.entries.len() <= self.messages_max / 2 && self.bytes <= self.bytes_max / 2
-    }
-
     /// A fresh message while the link is up. `false`: it has been counted before.
     #[inline]
     pub(super) fn enqueue(&mut self, entry: Entry<B>) -> bool {

@@ -1,8 +1,9 @@
 //! Messages under suspicion: one that crashes or hangs its receiver must not block the rest for ever.
 //!
-//! A message that was alone in flight when the link was lost or the ack did not come is under
-//! suspicion from then on: it is sent alone, and after an outage others go first, so that what the
-//! receiver does with them tells the message from the receiver. While no other message has been
+//! A message that was alone in flight when the link was lost, or when no ack came and nothing else was
+//! answered since it was sent, is under suspicion from then on: it is sent alone, and after an outage
+//! others go first, so that what the receiver does with them tells the message from the receiver.
+//! (One that stays unanswered while others are acked hangs nothing: it is just sent again.) While no other message has been
 //! acked since its first loss, its losses count as one: an absent receiver condemns nothing, however
 //! long it is away. At [`SUSPECT_LOSSES`] in a row the message is parked.
 

@@ -72,13 +72,14 @@ impl<B> Delivery<B> {
         }
         let in_a_row = self.link.late_rounds;
         self.reports.push_back(Report::Late { messages, first, accepted_ms, in_a_row });
-        if was_alone {
+        if was_alone && is_stalled {
             self.note_loss(first);
         }
         if in_a_row >= FAILED_AT {
             self.fail(now);
         } else {
-            self.after_removal(now);
+            self.after_removal();
+            self.judge(now);
         }
     }
 }

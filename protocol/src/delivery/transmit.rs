@@ -51,14 +51,14 @@ impl<B> Delivery<B> {
 
     /// See the module.
     fn transmit_by_rank(&mut self, now: Time) -> Option<Transmit<B>> {
-        let suspect = self.retries.suspect().filter(|number| !self.is_retry_blocked(*number));
+        let suspect = self.next_of(self.retries.sendable_suspects());
         let is_idle = self.unacked.live() == 0;
         if let Some(number) = suspect
             && self.link.is_probed
         {
             return if is_idle { self.resend(now, number) } else { None };
         }
-        if let Some(number) = self.next_retry() {
+        if let Some(number) = self.next_of(self.retries.sendable()) {
             return self.resend(now, number);
         }
         if self.retries.refused() < REFUSED_MAX {
@@ -74,8 +74,8 @@ impl<B> Delivery<B> {
         self.resend(now, number)
     }
 
-    fn next_retry(&self) -> Option<MessageNumber> {
-        self.retries.sendable().find(|number| !self.is_retry_blocked(*number))
+    fn next_of(&self, mut retries: impl Iterator<Item = MessageNumber>) -> Option<MessageNumber> {
+        retries.find(|number| !self.is_retry_blocked(*number))
     }
 
     /// Only strict order makes retries wait for each other.
