@@ -414,6 +414,3 @@ fn nack(mut fields: Fields<'_>) -> Result<Nack<'_>, FrameError> {
     };
     Ok(Nack { slot, tag, permanent, retry_after_ms: fields.u32()?, reason: fields.text()? })
 }
-
-#[cfg(test)]
-mod tests;

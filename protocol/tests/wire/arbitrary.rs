@@ -157,6 +157,22 @@ fn a_frame_cut_short_is_waited_for() {
     }
 }
 
+#[test]
+fn one_pass_takes_all_frames_of_a_buffer() {
+    let limits = Limits::with_payload(PAYLOAD_BYTES_MAX);
+    let samples = samples::all();
+    let buffer: Vec<u8> = samples.iter().flat_map(|sample| sample.bytes.clone()).collect();
+    let mut at = 0;
+    for sample in &samples {
+        let Ok(Next::Frame { consumed, .. }) = next_frame(&buffer[at..], &limits) else {
+            panic!("{} was not found", sample.name)
+        };
+        assert_eq!(consumed, sample.bytes.len(), "{}", sample.name);
+        at += consumed;
+    }
+    assert_eq!(next_frame(&buffer[at..], &limits), Ok(Next::Partial { bytes: 5 }));
+}
+
 fn id() -> impl Strategy<Value = MessageId> {
     (1u128..).prop_map(MessageId)
 }

@@ -1,10 +1,11 @@
-//! The bytes on the wire: golden vectors, and input of every kind.
+//! The bytes on the wire: golden vectors, the document that explains them, and input of every kind.
 
 #![cfg(test)]
 
 mod arbitrary;
 mod control;
 mod describe;
+mod document;
 mod publish;
 mod samples;
 mod vectors;
