@@ -17,6 +17,7 @@ mod output;
 mod peer;
 mod publish;
 mod receive;
+mod serve;
 mod show;
 mod values;
 mod watch;
@@ -67,6 +68,7 @@ impl Global {
 
 #[derive(Subcommand)]
 enum Verb {
+    Serve(serve::Args),
     Pub(publish::Args),
     Sub(receive::Args),
     Call(call::Args),
@@ -105,6 +107,7 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), Failure> {
     let (target, output) = (&cli.global.target, cli.global.output());
     match cli.verb {
+        Verb::Serve(args) => serve::run(args),
         Verb::Pub(args) => publish::run(args, target, output),
         Verb::Sub(args) => receive::run(args, target, output),
         Verb::Call(args) => call::run(args, target, output),
