@@ -31,8 +31,15 @@ const OPEN_PRODUCER_MAX: Duration = Duration::from_secs(10);
 /// Serves a connection from its hello to its end.
 pub(crate) async fn serve(mut stream: TcpStream, remote: SocketAddr, net: Rc<Net>) {
     let mut buffer = BytesMut::new();
-    let hello = timeout(net.settings.hello_max, greet(&mut stream, &mut buffer)).await;
-    let (hello, version) = match hello.unwrap_or_else(|_| Err(late_hello(&net.settings).into())) {
+    let hello = tokio::select! {
+        hello = timeout(net.settings.hello_max, greet(&mut stream, &mut buffer)) => {
+            hello.unwrap_or_else(|_| Err(late_hello(&net.settings).into()))
+        }
+        () = net.doors_closed() => {
+            Err(Refusal::new(Code::ShuttingDown, "the node is stopping").into())
+        }
+    };
+    let (hello, version) = match hello {
         Ok(greeted) => greeted,
         Err(error) => return turn_away(stream, remote, &net, error).await,
     };

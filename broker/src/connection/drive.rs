@@ -1,7 +1,7 @@
 //! The loop of a connection: one task, woken by its socket, its outbox, its timer and the answers
 //! it waits for.
 //!
-//! Each turn does a bounded share of everything in the same order: news, answers, reads, timer,
+//! Each turn does a bounded share of everything in the same order: news, reads, answers, timer,
 //! writes. What actors say during the turn of the event loop is then written in one piece.
 
 use super::End;
@@ -98,8 +98,9 @@ impl Connection {
         let now = Instant::now();
         let news = self.registered.outbox.listen(cx.waker());
         self.hear(news)?;
-        self.collect_answers(cx)?;
         self.read(cx, now)?;
+        // After the reads: what they asked is polled for the first time here.
+        self.collect_answers(cx)?;
         self.tick(cx, now)?;
         self.write(cx, now)
     }

@@ -215,8 +215,8 @@ impl Intake {
         }
         // The bytes were not kept, but they were sent: they count until the outcome is told.
         let bytes = u32::try_from(refused.consumed + refused.skip).unwrap_or(u32::MAX);
-        let refusal = if self.credit.take(bytes) { refused.fault.refusal() } else { over_credit() };
-        self.push_refused(refused.sequence, bytes, refusal);
+        self.credit.take(bytes);
+        self.push_refused(refused.sequence, bytes, refused.fault.refusal());
     }
 
     /// Without an identity there is no credit, so that many of these end the connection too.

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// What of the configuration concerns connections.
 #[derive(Clone, Debug)]
@@ -55,17 +56,24 @@ pub(crate) struct Net {
     pub(super) scratch: Scratch,
     limiter: RefCell<Limiter>,
     connections: RefCell<HashMap<u64, Arc<Outbox>>>,
+    doors_closed: watch::Receiver<bool>,
     next_connection: Cell<u64>,
 }
 
 impl Net {
-    pub(crate) fn new(handles: Handles, settings: Settings) -> Rc<Net> {
+    /// `doors_closed` holds true once nobody is let in any more.
+    pub(crate) fn new(
+        handles: Handles,
+        settings: Settings,
+        doors_closed: watch::Receiver<bool>,
+    ) -> Rc<Net> {
         Rc::new(Net {
             handles,
             settings,
             scratch: Scratch::new(),
             limiter: RefCell::default(),
             connections: RefCell::default(),
+            doors_closed,
             next_connection: Cell::new(1),
         })
     }
@@ -78,6 +86,12 @@ impl Net {
         self.connections.borrow_mut().insert(number, Arc::clone(&outbox));
         self.handles.figures.connections.fetch_add(1, Relaxed);
         Registered { net: Rc::clone(self), outbox }
+    }
+
+    /// Ends once nobody is let in any more.
+    pub(crate) async fn doors_closed(&self) {
+        // Whoever could open them is gone: they are closed.
+        let _ = self.doors_closed.clone().wait_for(|closed| *closed).await;
     }
 
     /// The outboxes of all connections that have said hello.

@@ -23,7 +23,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::net::{TcpStream, lookup_host};
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
@@ -54,8 +54,8 @@ impl Dialer for TcpDialer {
     }
 }
 
-/// Dials until told to stop, then serves on until all dialled connections have ended.
-pub(crate) async fn run(Orders(mut orders): Orders, net: Rc<Net>, mut stop: watch::Receiver<bool>) {
+/// Dials until the doors close, then serves on until all dialled connections have ended.
+pub(crate) async fn run(Orders(mut orders): Orders, net: Rc<Net>) {
     let places = Rc::new(Places::new(net.settings.dials_max));
     let mut lanes = Lanes::default();
     let mut tasks = JoinSet::new();
@@ -65,7 +65,7 @@ pub(crate) async fn run(Orders(mut orders): Orders, net: Rc<Net>, mut stop: watc
             () = places.freed.notified() => {}
             // One that panicked has told its peer while it was dropped.
             Some(_) = tasks.join_next() => {}
-            _ = stop.changed() => break,
+            () = net.doors_closed() => break,
         }
         while let Some((order, place)) = lanes.next(&places) {
             tasks.spawn_local(attempt(order, place, Rc::clone(&net)));

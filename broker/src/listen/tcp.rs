@@ -11,7 +11,6 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -52,8 +51,8 @@ pub(crate) async fn turn_away(listener: &TcpListener, why: &Refusal) {
     }
 }
 
-/// Accepts until told to stop, then serves on until all connections have ended.
-pub(crate) async fn run(listener: TcpListener, net: Rc<Net>, mut stop: watch::Receiver<bool>) {
+/// Accepts until the doors close, then serves on until all connections have ended.
+pub(crate) async fn run(listener: TcpListener, net: Rc<Net>) {
     let mut connections = JoinSet::new();
     let mut refusals = JoinSet::new();
     loop {
@@ -73,7 +72,7 @@ pub(crate) async fn run(listener: TcpListener, net: Rc<Net>, mut stop: watch::Re
             // A connection that panicked has told its peers while it was dropped.
             Some(_) = connections.join_next() => {}
             Some(_) = refusals.join_next() => {}
-            _ = stop.changed() => break,
+            () = net.doors_closed() => break,
         }
     }
     drop(listener);

@@ -138,10 +138,10 @@ impl Life {
                 return Err(NodeError::State(error.to_string()));
             }
         };
-        let net = Net::new(handles.clone(), Settings::of(config));
         let (close_doors, doors_closed) = watch::channel(false);
-        let accepting = actix_rt::spawn(doors::run(door, Rc::clone(&net), doors_closed.clone()));
-        let dialling = actix_rt::spawn(links::run(orders, Rc::clone(&net), doors_closed));
+        let net = Net::new(handles.clone(), Settings::of(config), doors_closed);
+        let accepting = actix_rt::spawn(doors::run(door, Rc::clone(&net)));
+        let dialling = actix_rt::spawn(links::run(orders, Rc::clone(&net)));
         Ok(Life { handles, journal, net, close_doors, accepting, dialling, second, clean })
     }
 
