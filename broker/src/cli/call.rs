@@ -1,13 +1,13 @@
 //! `call`: publishes to one receiver and prints what it answers.
 
-use super::delivery::text_or_base64;
+use super::delivery::Answer;
 use super::input::Source;
 use super::node::{Target, block_on};
 use super::output::{Output, print, print_bytes};
 use super::{Failure, values};
 use restante_client::Publish;
 use restante_protocol::name::Name;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 /// Publish to one receiver and print its answer
 ///
@@ -41,7 +41,11 @@ pub(super) fn run(args: Args, target: &Target, output: Output) -> Result<(), Fai
         let answer = client.call_with(publish, target.timeout).await?;
         client.close().await;
         if output.json_asked {
-            return print(&Output::json_line(&Answer(&answer))?);
+            #[derive(Serialize)]
+            struct Line<'a> {
+                answer: Answer<'a>,
+            }
+            return print(&Output::json_line(&Line { answer: Answer(&answer) })?);
         }
         let mut page = answer.to_vec();
         if output.terminal && !page.is_empty() && !page.ends_with(b"\n") {
@@ -49,12 +53,4 @@ pub(super) fn run(args: Args, target: &Target, output: Output) -> Result<(), Fai
         }
         print_bytes(&page)
     })
-}
-
-struct Answer<'a>(&'a [u8]);
-
-impl Serialize for Answer<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map([text_or_base64("answer", "answer_base64", self.0)])
-    }
 }

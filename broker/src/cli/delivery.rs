@@ -106,8 +106,20 @@ fn payload<S: Serializer>(payload: &[u8], serializer: S) -> Result<S::Ok, S::Err
     serializer.collect_map([text_or_base64("payload", "payload_base64", payload)])
 }
 
+/// What a receiver returned: a text, or bytes as `{"base64":"…"}`.
+pub(super) struct Answer<'a>(pub(super) &'a [u8]);
+
+impl Serialize for Answer<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match std::str::from_utf8(self.0) {
+            Ok(text) => serializer.serialize_str(text),
+            Err(_) => serializer.collect_map([("base64", base64(self.0))]),
+        }
+    }
+}
+
 /// Programs get text as text and know by the name when it is none.
-pub(super) fn text_or_base64(
+fn text_or_base64(
     name: &'static str,
     name_base64: &'static str,
     bytes: &[u8],

@@ -1,7 +1,7 @@
 //! `message`: what has become of a message.
 
 use super::Failure;
-use super::delivery::{Form, Shown};
+use super::delivery::{Answer, Form, Shown};
 use super::node::{Target, block_on};
 use super::output::{Output, Paint, Table, note, print, print_bytes};
 use super::show;
@@ -10,7 +10,8 @@ use restante_protocol::control::{Reply, Request};
 use restante_protocol::id::MessageId;
 use restante_protocol::message::{Body, decode_headers};
 use restante_protocol::refusal::Code;
-use restante_protocol::status::MessageStatus;
+use restante_protocol::status::{MessageState, MessageStatus, ReceiverStatus};
+use restante_protocol::time::WallMillis;
 
 #[derive(clap::Subcommand)]
 pub(super) enum Verb {
@@ -70,11 +71,14 @@ async fn get(client: &Client, id: MessageId, output: Output) -> Result<(), Failu
     if output.json {
         #[derive(serde::Serialize)]
         struct Whole<'a> {
-            #[serde(flatten)]
-            status: &'a MessageStatus,
+            id: MessageId,
+            accepted: WallMillis,
             message: Option<Shown<'a>>,
+            receivers: Vec<Towards<'a>>,
         }
-        return print(&Output::json_line(&Whole { status: &status, message: shown })?);
+        let receivers = status.receivers.iter().map(Towards::from).collect();
+        let whole = Whole { id, accepted: status.accepted, message: shown, receivers };
+        return print(&Output::json_line(&whole)?);
     }
     let mut page = Vec::new();
     match shown {
@@ -98,14 +102,71 @@ fn receivers_as_json(status: &MessageStatus) -> Result<String, Failure> {
     #[derive(serde::Serialize)]
     struct Line<'a> {
         id: MessageId,
-        accepted: restante_protocol::time::WallMillis,
+        accepted: WallMillis,
         #[serde(flatten)]
-        receiver: &'a restante_protocol::status::ReceiverStatus,
+        towards: Towards<'a>,
     }
-    let line = |receiver| Line { id: status.id, accepted: status.accepted, receiver };
-    let lines: Result<Vec<_>, _> =
-        status.receivers.iter().map(|receiver| Output::json_line(&line(receiver))).collect();
-    Ok(lines?.concat())
+    let line = |towards| Line { id: status.id, accepted: status.accepted, towards };
+    let lines = status.receivers.iter().map(|receiver| Output::json_line(&line(receiver.into())));
+    Ok(lines.collect::<Result<Vec<_>, _>>()?.concat())
+}
+
+/// A message's state towards one receiver, flat. Times are in milliseconds since the Unix epoch.
+#[derive(serde::Serialize)]
+struct Towards<'a> {
+    receiver: &'a str,
+    attempts: u32,
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    at: Option<WallMillis>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<WallMillis>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_attempt: Option<WallMillis>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answer: Option<Answer<'a>>,
+}
+
+impl<'a> From<&'a ReceiverStatus> for Towards<'a> {
+    fn from(status: &'a ReceiverStatus) -> Towards<'a> {
+        let mut towards = Towards {
+            receiver: &status.receiver,
+            attempts: status.attempts,
+            state: show::state_word(&status.state),
+            at: None,
+            since: None,
+            next_attempt: None,
+            reason: None,
+            to: None,
+            answer: None,
+        };
+        match &status.state {
+            MessageState::Queued => {}
+            MessageState::InFlight { since } => towards.since = Some(*since),
+            MessageState::Retrying { next_attempt, reason } => {
+                towards.next_attempt = Some(*next_attempt);
+                towards.reason = Some(reason);
+            }
+            MessageState::Acked { at, value } => {
+                towards.at = Some(*at);
+                towards.answer = value.as_deref().map(Answer);
+            }
+            MessageState::Parked { at, reason } => {
+                towards.at = Some(*at);
+                towards.reason = Some(reason);
+            }
+            MessageState::Expired { at } | MessageState::Purged { at } => towards.at = Some(*at),
+            MessageState::Moved { at, to } => {
+                towards.at = Some(*at);
+                towards.to = Some(to);
+            }
+        }
+        towards
+    }
 }
 
 fn as_table(status: &MessageStatus, output: Output) -> String {

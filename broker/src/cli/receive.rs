@@ -16,6 +16,7 @@ use restante_client::{
 use restante_protocol::name::Name;
 use restante_protocol::refusal::Code;
 use std::time::Duration;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 /// Receive as a peer
@@ -149,7 +150,12 @@ impl Job<'_> {
 
 /// Where deliveries come from.
 enum Feed {
-    Attached { client: Client, subscription: Box<Subscription> },
+    Attached {
+        client: Client,
+        subscription: Box<Subscription>,
+        /// Says how the connection fares.
+        teller: JoinHandle<()>,
+    },
     Listening(Box<Listener>),
 }
 
@@ -172,8 +178,8 @@ impl Feed {
         if subscription.created_peer() {
             note(&format!("peer {} did not exist and was created", args.name));
         }
-        tokio::spawn(tell_link(client.link()));
-        Ok(Feed::Attached { client, subscription })
+        let teller = tokio::spawn(tell_link(client.link()));
+        Ok(Feed::Attached { client, subscription, teller })
     }
 
     /// The next delivery. Cancel-safe.
@@ -197,8 +203,9 @@ impl Feed {
     async fn finish(self, timeout: Duration) -> Result<(), Failure> {
         match self {
             Feed::Listening(listener) => Ok(listener.flush(timeout).await?),
-            Feed::Attached { client, subscription } => {
+            Feed::Attached { client, subscription, teller } => {
                 let flushed = client.flush().await;
+                teller.abort();
                 drop(subscription);
                 client.close().await;
                 Ok(flushed?)

@@ -71,34 +71,40 @@ pub(super) fn peer(peer: &PeerStatus, now: WallMillis) -> Vec<Cell> {
     ]
 }
 
-/// A state's word and what there is to say about it: when, and why or what.
-pub(super) fn state(state: &MessageState) -> (Cell, Option<WallMillis>, String) {
-    let cell = |paint, word: &str| (Some(paint), word.to_owned());
+/// The stable word of a state, as in JSON.
+pub(super) fn state_word(state: &MessageState) -> &'static str {
     match state {
-        MessageState::Queued => (cell(Paint::Yellow, "queued"), None, String::new()),
-        MessageState::InFlight { since } => {
-            (cell(Paint::Yellow, "in_flight"), Some(*since), String::new())
-        }
+        MessageState::Queued => "queued",
+        MessageState::InFlight { .. } => "in_flight",
+        MessageState::Retrying { .. } => "retrying",
+        MessageState::Acked { .. } => "acked",
+        MessageState::Parked { .. } => "parked",
+        MessageState::Expired { .. } => "expired",
+        MessageState::Purged { .. } => "purged",
+        MessageState::Moved { .. } => "moved",
+    }
+}
+
+/// A state and what there is to say about it: when, and why or what.
+pub(super) fn state(state: &MessageState) -> (Cell, Option<WallMillis>, String) {
+    let (paint, at, what) = match state {
+        MessageState::Queued => (Paint::Yellow, None, String::new()),
+        MessageState::InFlight { since } => (Paint::Yellow, Some(*since), String::new()),
         MessageState::Retrying { next_attempt, reason } => {
-            (cell(Paint::Yellow, "retrying"), Some(*next_attempt), reason.clone())
+            (Paint::Yellow, Some(*next_attempt), reason.clone())
         }
         MessageState::Acked { at, value } => {
-            let value = value.as_deref().unwrap_or_default();
-            let value = match value.len() {
-                0 => String::new(),
-                _ => format!("answered {:?}", String::from_utf8_lossy(value)),
-            };
-            (cell(Paint::Green, "acked"), Some(*at), value)
+            let value = String::from_utf8_lossy(value.as_deref().unwrap_or_default());
+            let what = if value.is_empty() { String::new() } else { format!("answered {value:?}") };
+            (Paint::Green, Some(*at), what)
         }
-        MessageState::Parked { at, reason } => {
-            (cell(Paint::Red, "parked"), Some(*at), reason.clone())
+        MessageState::Parked { at, reason } => (Paint::Red, Some(*at), reason.clone()),
+        MessageState::Expired { at } | MessageState::Purged { at } => {
+            (Paint::Red, Some(*at), String::new())
         }
-        MessageState::Expired { at } => (cell(Paint::Red, "expired"), Some(*at), String::new()),
-        MessageState::Purged { at } => (cell(Paint::Red, "purged"), Some(*at), String::new()),
-        MessageState::Moved { at, to } => {
-            (cell(Paint::Dim, "moved"), Some(*at), format!("to {to}"))
-        }
-    }
+        MessageState::Moved { at, to } => (Paint::Dim, Some(*at), format!("to {to}")),
+    };
+    ((Some(paint), state_word(state).to_owned()), at, what)
 }
 
 #[cfg(test)]
