@@ -17,7 +17,7 @@ use bytes::Bytes;
 use restante_protocol::admin::{AdminCommand, AdminDone};
 use restante_protocol::control::{Reply, Request, Welcome};
 use restante_protocol::id::{MessageId, ProducerId};
-use restante_protocol::message::Body;
+use restante_protocol::message::{Body, decode_headers};
 use restante_protocol::name::Name;
 use restante_protocol::status::{MessageStatus, NodeStatus, PeerInfo, PeerStatus};
 use std::sync::Arc;
@@ -74,6 +74,17 @@ pub struct LinkState {
     pub welcome: Option<Welcome>,
     /// Why the client has ended, if it has.
     pub ended: Option<EndReason>,
+}
+
+/// What a stored message says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// The ordering key, if there is one.
+    pub key: Option<Bytes>,
+    /// The headers in the producer's order; empty without any.
+    pub headers: Vec<(String, String)>,
+    /// The payload.
+    pub payload: Bytes,
 }
 
 impl Client {
@@ -311,21 +322,22 @@ impl Client {
         }
     }
 
-    /// The payload of a message that is still stored.
+    /// What a message says, if it is still stored.
     ///
     /// # Errors
     /// See [`Client::request`].
-    pub async fn payload(&self, id: MessageId) -> Result<Bytes, RequestError> {
-        match self.request(Request::Payload { id }).await? {
-            Reply::Payload(body) => {
-                let body = Bytes::from(body);
-                match Body::parse(&body) {
-                    Ok(parts) => Ok(body.slice_ref(parts.payload)),
-                    Err(_) => Err(RequestError::WrongReply),
-                }
-            }
-            _ => Err(RequestError::WrongReply),
-        }
+    pub async fn payload(&self, id: MessageId) -> Result<Stored, RequestError> {
+        let Reply::Payload(body) = self.request(Request::Payload { id }).await? else {
+            return Err(RequestError::WrongReply);
+        };
+        let body = Bytes::from(body);
+        let parts = Body::parse(&body).map_err(|_| RequestError::WrongReply)?;
+        let headers = parts.headers.map(decode_headers).transpose();
+        Ok(Stored {
+            key: parts.key.map(|key| body.slice_ref(key)),
+            headers: headers.map_err(|_| RequestError::WrongReply)?.unwrap_or_default(),
+            payload: body.slice_ref(parts.payload),
+        })
     }
 
     /// Changes something; it is journaled when this returns.

@@ -158,8 +158,9 @@ pub enum PublishError {
         /// How many may be.
         max: usize,
     },
-    /// This client has published to more different names than a connection can. Nothing was sent.
-    #[error("one client publishes to at most 65536 different receivers at a time")]
+    /// The publishes that wait for their outcomes name as many different receivers as a connection
+    /// can. Nothing was sent; try again when confirms have come.
+    #[error("at most 65536 different receivers can be named by unconfirmed publishes")]
     TooManyNames,
     /// A receiver's name is not a name. Nothing was sent.
     #[error("receiver {name:?}: {source}")]
@@ -217,8 +218,7 @@ pub enum PublishError {
         sequence: u64,
     },
     /// The client ended before the outcome was known. The publish may or may not have been accepted;
-    /// a client built with the same producer identity and epoch can repeat it only under the same
-    /// sequence, otherwise it may be stored twice.
+    /// published anew it may be stored twice, so look for it at its receivers first.
     #[error("{reason}; sequence {sequence} of this producer may or may not have been accepted")]
     Ended {
         /// The sequence.

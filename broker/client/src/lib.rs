@@ -24,7 +24,7 @@ mod subscription;
 mod watch;
 mod wire;
 
-pub use client::{Client, LinkState};
+pub use client::{Client, LinkState, Stored};
 pub use delivery::{Delivery, Nack};
 pub use error::{
     AttachError, CallError, ConnectError, DrainError, EndReason, PublishError, ReceiveError,

@@ -92,6 +92,8 @@ struct Hub {
     connections: Mutex<Vec<Arc<Link>>>,
     /// Connections the listener has not looked at yet.
     arrived: Mutex<Vec<Arc<Attachment>>>,
+    /// A connection was lost with acks that no flush has covered.
+    acks_lost: AtomicBool,
     closing: AtomicBool,
     close_asked: Notify,
 }
@@ -119,6 +121,7 @@ impl Listener {
             reader: Arc::new(Doorbell::default()),
             connections: Mutex::default(),
             arrived: Mutex::default(),
+            acks_lost: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             close_asked: Notify::new(),
         });
@@ -156,19 +159,28 @@ impl Listener {
     ///
     /// # Errors
     /// The first node's that did not: its messages may be delivered again.
+    /// [`RequestError::Disconnected`] also if a connection was lost since the last flush, and acks
+    /// with it.
     pub async fn flush(&self, timeout: Duration) -> Result<(), RequestError> {
-        let links: Vec<_> = self.hub.connections.lock().clone();
         let deadline = tokio::time::Instant::now() + timeout;
-        let mut answers = Vec::with_capacity(links.len());
+        let links: Vec<_> = self.hub.connections.lock().clone();
+        let mut asked = Vec::with_capacity(links.len());
         for link in &links {
-            answers.push(link.desk.ask(Request::Flush)?);
+            let given = link.attachment.intake.begin_flush()?;
+            asked.push((link, given, link.desk.ask(Request::Flush)?));
         }
-        for answer in answers {
+        if self.hub.acks_lost.swap(false, Ordering::AcqRel) {
+            return Err(RequestError::Disconnected);
+        }
+        for (link, given, answer) in asked {
             match tokio::time::timeout_at(deadline, answer).await {
-                Ok(Ok(Ok(Reply::Done))) => {}
+                Ok(Ok(Ok(Reply::Done))) => link.attachment.intake.end_flush(given),
                 Ok(Ok(Ok(_))) => return Err(RequestError::WrongReply),
+                Ok(Ok(Err(RequestError::Ended(_))) | Err(_)) => {
+                    self.hub.acks_lost.store(false, Ordering::Release);
+                    return Err(RequestError::Disconnected);
+                }
                 Ok(Ok(Err(error))) => return Err(error),
-                Ok(Err(_)) => return Err(RequestError::Disconnected),
                 Err(_) => return Err(RequestError::TimedOut { timeout }),
             }
         }
@@ -262,6 +274,9 @@ async fn serve(hub: Arc<Hub>, stream: TcpStream, from: SocketAddr) {
     let loss = wire.drive(&mut side).await;
     tracing::debug!(%from, ?loss, "a node's connection ended");
     hub.connections.lock().retain(|other| !Arc::ptr_eq(other, &link));
+    if link.attachment.intake.has_unflushed() {
+        hub.acks_lost.store(true, Ordering::Release);
+    }
     link.end();
     wire.farewell(&loss).await;
 }
@@ -272,6 +287,8 @@ impl Link {
         self.desk.end(&EndReason::Closed, &mut wakes);
         let mut intake = self.attachment.intake.lock();
         intake.end(EndReason::Closed);
+        // The slot points to its intake and must not keep it alive.
+        intake.leave(self.attachment.slot);
         Intake::release(intake);
         wakes.wake_all();
     }

@@ -110,10 +110,17 @@ impl Outbox {
             let mut state = self.state.lock();
             state.check(&body)?;
             let (receipt, sequence) = match &publish.receivers {
-                Receivers::Route(route) if route.outbox == self.id => {
+                Receivers::Route(route) if route.outbox != self.id => {
+                    return Err(PublishError::ForeignRoute);
+                }
+                Receivers::Route(route) if route.reuses == state.aliases.reuses() => {
                     state.push(&route.aliases, flags, &body)?
                 }
-                Receivers::Route(_) => return Err(PublishError::ForeignRoute),
+                // Its numbers may stand for others by now.
+                Receivers::Route(route) => {
+                    let aliases = state.intern(&route.names)?;
+                    state.push(&aliases, flags, &body)?
+                }
                 Receivers::Names(names) => {
                     let aliases = state.intern(names)?;
                     state.push(&aliases, flags, &body)?
@@ -152,8 +159,14 @@ impl Outbox {
     }
 
     pub(crate) fn route(&self, names: &[Name]) -> Result<Route, PublishError> {
-        let aliases = self.state.lock().intern(names)?;
-        Ok(Route { outbox: self.id, aliases: Arc::from(aliases.as_slice()) })
+        let mut state = self.state.lock();
+        let aliases = state.intern(names)?;
+        Ok(Route {
+            outbox: self.id,
+            reuses: state.aliases.reuses(),
+            aliases: Arc::from(aliases.as_slice()),
+            names: Arc::from(names),
+        })
     }
 
     pub(crate) fn poll_outcome(
@@ -360,10 +373,9 @@ impl State {
 
     fn intern(&mut self, names: &[Name]) -> Result<SmallVec<[u32; 8]>, PublishError> {
         check_count(names.len())?;
-        names
-            .iter()
-            .map(|name| self.aliases.intern(name).ok_or(PublishError::TooManyNames))
-            .collect()
+        let (oldest, next) = (self.producer.oldest(), self.producer.next_sequence());
+        let mut intern = |name| self.aliases.intern(name, oldest, next);
+        names.iter().map(|name| intern(name).ok_or(PublishError::TooManyNames)).collect()
     }
 
     fn push(

@@ -53,7 +53,10 @@ pub(crate) enum Receivers {
 pub struct Route {
     /// Whose aliases these are.
     pub(crate) outbox: u64,
+    /// As the count of reuses was when the aliases were looked up.
+    pub(crate) reuses: u64,
     pub(crate) aliases: Arc<[u32]>,
+    pub(crate) names: Arc<[Name]>,
 }
 
 impl Publish {
