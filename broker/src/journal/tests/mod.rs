@@ -1,5 +1,7 @@
 //! The journal tested as a whole.
 
+mod crash;
+mod model;
 mod threads;
 
 use super::Options;
