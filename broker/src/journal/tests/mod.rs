@@ -1,6 +1,7 @@
 //! The journal tested as a whole.
 
 mod crash;
+mod damage;
 mod model;
 mod threads;
 

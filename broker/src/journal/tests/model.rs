@@ -79,7 +79,7 @@ impl World {
     /// One random thing a node would do.
     pub(super) fn act(&mut self, dice: &mut Dice) {
         match dice.below(20) {
-            0..=6 => self.append(dice),
+            0..=6 => self.append_some(dice),
             7..=10 => self.settle(dice),
             11 => self.park(dice),
             12..=14 => self.write(),
@@ -91,7 +91,8 @@ impl World {
         }
     }
 
-    fn append(&mut self, dice: &mut Dice) {
+    /// Appends a batch of a few messages.
+    pub(super) fn append_some(&mut self, dice: &mut Dice) {
         let mut batch = Batch { bytes: BytesMut::new(), records: Vec::new() };
         let mut drafts = Vec::new();
         for _ in 0..=dice.below(4) {
