@@ -210,7 +210,7 @@ impl World {
         let state: Vec<u8> = (self.admin.len() as u64).to_be_bytes().to_vec();
         self.engine.shared.checkpoint(Bytes::from(state));
         self.write();
-        if self.engine.shared.next_number() % 2 == 0 {
+        if self.engine.shared.next_number().is_multiple_of(2) {
             self.engine.keeper.turn();
         }
     }
