@@ -20,6 +20,7 @@ mod commit;
 mod disposal;
 pub mod messages;
 mod publish;
+mod repeats;
 mod slots;
 
 pub use messages::*;

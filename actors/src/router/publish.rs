@@ -5,6 +5,7 @@
 
 use super::batch::{CallSlot, Outcome};
 use super::messages::{ProducerSession, PublishBatch, PublishItem, Receiver};
+use super::repeats::{self, OldRepeat};
 use super::slots::Over;
 use super::{BUILDING_BYTES_MAX, Router};
 use crate::clock;
@@ -34,16 +35,22 @@ impl Handler<PublishBatch> for Router {
         };
         let closed = self.door();
         let mut receivers = &batch.receivers[..];
+        let mut old = Vec::new();
         for (at, item) in batch.items.iter().enumerate() {
             let (mine, others) = receivers.split_at(usize::from(item.receivers));
             receivers = others;
             match known.next_if(|(place, _)| *place == at) {
-                Some((_, known)) => self.repeat(&batch, item, mine, known),
+                Some((_, known)) => old.extend(self.repeat(&batch, item, mine, known)),
                 None => self.publish(&batch, item, mine, closed.as_ref()),
             }
             if self.building.bytes.len() >= BUILDING_BYTES_MAX {
                 self.append_building();
             }
+        }
+        if !old.is_empty() {
+            let (journal, from) = (Arc::clone(&self.journal), Arc::clone(&batch.from));
+            let directory = Arc::clone(&self.shared.directory);
+            actix_rt::spawn(repeats::answer(journal, directory, from, old));
         }
         self.flush_soon(ctx);
     }
@@ -238,16 +245,20 @@ impl Router {
     }
 
     /// A sequence that has been decided before gets its recorded outcome again. Riding along with
-    /// what is on its way, it comes no earlier than the original.
+    /// what is on its way, it comes no earlier than the original. One that was accepted before this
+    /// process started comes back: who refused it has to be looked up.
     fn repeat(
         &mut self,
         batch: &PublishBatch,
         item: &PublishItem,
         receivers: &[Receiver],
         known: Known,
-    ) {
+    ) -> Option<OldRepeat> {
         let (sequence, bytes) = (item.sequence, u64::from(item.frame_len));
         match known {
+            Known::Accepted { id, refused: None } if id.number() <= self.shared.maybe_sent => {
+                return Some(OldRepeat { sequence, id, receivers: receivers.into(), bytes });
+            }
             Known::Accepted { id, refused } => {
                 let again = |refused: Refused| {
                     let mut refuse = refuse_again(sequence, &refused, receivers);
@@ -263,6 +274,7 @@ impl Router {
             }
             Known::No(why) => refuse(&batch.from, item, &why),
         }
+        None
     }
 
     fn refuse_all(&mut self, batch: &PublishBatch, item: &PublishItem, why: &Refusal) {
