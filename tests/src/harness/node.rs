@@ -195,6 +195,7 @@ impl Setup {
             .arg(&self.addr_file)
             .args(&self.args)
             .env_remove("RUST_BACKTRACE")
+            .env("DIES_WITH_PARENT", "1")
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
