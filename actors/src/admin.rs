@@ -26,6 +26,8 @@ use std::sync::atomic::Ordering::Relaxed;
 const MAILBOX_CAPACITY: usize = 1_024;
 /// Hand-overs followed when a message is traced.
 const HANDOVERS_MAX: usize = 8;
+/// Why what waited for a removed peer is parked.
+const REMOVED: &str = "its peer was removed";
 
 /// A request of a connection. `Attach`, `Detach`, `Flush`, `Watch` and `Unwatch` are the
 /// connection's own and are refused here.
@@ -233,9 +235,19 @@ impl Sources {
                 let (at, attempts) = (WallMillis(park.at_ms), u32::from(park.attempts));
                 (MessageState::Parked { at, reason: park.reason }, attempts)
             }
-            None => self.open_state(number, peer).await,
+            None => match self.parked_at(&receiver).await? {
+                Some(at) => (MessageState::Parked { at, reason: REMOVED.to_owned() }, 0),
+                None => self.open_state(number, peer).await,
+            },
         };
         Ok(ReceiverStatus { receiver, state, attempts })
+    }
+
+    /// When the removal of this receiver (`name#id`) parked what waited for it, if it did.
+    async fn parked_at(&self, label: &str) -> Result<Option<WallMillis>, Refusal> {
+        let records = PeerRecords(Some(label.to_owned()));
+        let records = self.router.send(records).await.map_err(unanswered)?;
+        Ok(records.into_iter().find_map(|record| record.parked_at))
     }
 
     /// Where an open message is, as its peer knows it; queued if the peer only has it in the journal.
@@ -264,10 +276,11 @@ pub(crate) fn peer_status(
     journal: &dyn Journal,
 ) -> PeerStatus {
     let backlog = seat.is_none().then(|| journal.backlog(record.id));
-    let waiting = backlog.map_or(0, |backlog| backlog.messages);
+    let left = backlog.map_or(0, |backlog| backlog.messages);
+    let (waiting, left) = if record.parked_at.is_some() { (0, left) } else { (left, 0) };
     let waiting_bytes = backlog.map_or(0, |backlog| backlog.bytes);
     let parked = seat.map_or_else(
-        || backlog.map_or(0, |backlog| backlog.parked),
+        || left + backlog.map_or(0, |backlog| backlog.parked),
         |seat| seat.marks.parked.load(Relaxed),
     );
     let mut status = PeerStatus {
@@ -276,8 +289,8 @@ pub(crate) fn peer_status(
         url: record.url.clone(),
         version: record.version,
         health: if record.paused { Health::Paused } else { Health::Unreachable },
-        since: WallMillis(0),
-        why: if record.removed { "removed".to_owned() } else { "not started yet".to_owned() },
+        since: record.parked_at.unwrap_or_default(),
+        why: if record.removed { "removed" } else { "not started yet" }.to_owned(),
         waiting,
         waiting_bytes,
         unacked: 0,

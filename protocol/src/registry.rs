@@ -20,6 +20,7 @@ use crate::id::PeerId;
 use crate::name::Name;
 use crate::refusal::{Code, Refusal};
 use crate::state::StateError;
+use crate::time::WallMillis;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -50,6 +51,8 @@ pub struct Removed {
     pub peer: Peer,
     /// What is to become of the messages that waited for it.
     pub disposition: Disposition,
+    /// When it was removed, which is when what stays stored was parked.
+    pub at: WallMillis,
 }
 
 impl Removed {
@@ -118,6 +121,8 @@ pub enum AdminEvent {
         version: u64,
         /// What is to become of its messages.
         disposition: Disposition,
+        /// When.
+        at: WallMillis,
     },
     /// What was to become of a removed peer's messages has.
     DispositionDone {
@@ -187,7 +192,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Judges a command. `waiting` tells how many messages wait for a peer, those accepted and not
+    /// Judges a command that is given `now`. `waiting` tells how many messages wait for a peer, those accepted and not
     /// yet durable included; it is asked for removals only.
     ///
     /// Adding a peer on attach is an ordinary [`AdminCommand::PeerAdd`].
@@ -197,6 +202,7 @@ impl Registry {
     pub fn check(
         &self,
         command: &AdminCommand,
+        now: WallMillis,
         waiting: impl Fn(PeerId) -> u64,
     ) -> Result<AdminEvent, Refusal> {
         match command {
@@ -222,7 +228,7 @@ impl Registry {
             }
             AdminCommand::PeerRemove { name, if_version, waiting: wish } => {
                 let peer = self.expect(name, *if_version)?;
-                self.check_remove(peer, wish.as_ref(), waiting(peer.id))
+                self.check_remove(peer, wish.as_ref(), waiting(peer.id), now)
             }
         }
     }
@@ -256,6 +262,7 @@ impl Registry {
         peer: &Peer,
         wish: Option<&Waiting>,
         waiting: u64,
+        at: WallMillis,
     ) -> Result<AdminEvent, Refusal> {
         if self.durable.removed.len() >= self.peers_max {
             let detail = format!(
@@ -280,7 +287,7 @@ impl Registry {
                 Disposition::HandTo { to, done: waiting == 0 }
             }
         };
-        Ok(AdminEvent::PeerRemoved { id: peer.id, version: peer.version + 1, disposition })
+        Ok(AdminEvent::PeerRemoved { id: peer.id, version: peer.version + 1, disposition, at })
     }
 
     fn expect(&self, name: &Name, if_version: Option<u64>) -> Result<&Peer, Refusal> {
@@ -324,11 +331,11 @@ impl Registry {
                 peer.clone_from(changed);
                 (changed.id, changed.version)
             }
-            AdminEvent::PeerRemoved { id, version, disposition } => {
+            AdminEvent::PeerRemoved { id, version, disposition, at } => {
                 let mut peer = state.peers.remove(id).ok_or_else(|| out_of_order(*id))?;
                 self.by_name.remove(&peer.name);
                 peer.version = *version;
-                state.removed.insert(*id, Removed { peer, disposition: *disposition });
+                state.removed.insert(*id, Removed { peer, disposition: *disposition, at: *at });
                 (*id, *version)
             }
             AdminEvent::DispositionDone { id } => {

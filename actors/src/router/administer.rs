@@ -2,6 +2,7 @@
 
 use super::batch::Outcome;
 use super::{AdminEffect, PeerRecordView, PeerRecords, Router, answered};
+use crate::clock;
 use crate::directory::Seat;
 use crate::events;
 use crate::peer::{Reconfigure, Retire};
@@ -12,6 +13,7 @@ use restante_protocol::id::PeerId;
 use restante_protocol::refusal::Refusal;
 use restante_protocol::registry::{AdminEvent, Disposition, Found, Peer as PeerRecord, Removed};
 use restante_protocol::state::StateEvent;
+use restante_protocol::time::WallMillis;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -49,7 +51,7 @@ impl Router {
             let backlog = journal.backlog(id);
             backlog.messages + backlog.parked
         };
-        let event = self.state.registry.check(command, waiting)?;
+        let event = self.state.registry.check(command, WallMillis(clock::wall_ms()), waiting)?;
         let (id, version) = subject(&event);
         let before = self.state.registry.get(id).cloned();
         let removes = matches!(event, AdminEvent::PeerRemoved { .. });
@@ -164,12 +166,15 @@ impl PeerRecordView {
             version: record.version,
             paused: record.paused,
             removed: false,
+            parked_at: None,
         }
     }
 
     fn removed(removed: &Removed) -> PeerRecordView {
         let label = removed.label();
-        PeerRecordView { name: label, removed: true, ..PeerRecordView::present(&removed.peer) }
+        let record = PeerRecordView::present(&removed.peer);
+        let parked_at = (removed.disposition == Disposition::Park).then_some(removed.at);
+        PeerRecordView { name: label, removed: true, parked_at, ..record }
     }
 }
 

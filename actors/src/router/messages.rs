@@ -7,6 +7,7 @@ use restante_protocol::admin::{AdminCommand, AdminDone, PeerSettings, PeerUrl};
 use restante_protocol::frame::ReplyKind;
 use restante_protocol::id::{MessageNumber, PeerId, ProducerId};
 use restante_protocol::refusal::Refusal;
+use restante_protocol::time::WallMillis;
 
 /// All publishes of one read of a connection.
 #[derive(Message)]
@@ -127,6 +128,8 @@ pub struct PeerRecordView {
     pub paused: bool,
     /// Whether it has been removed.
     pub removed: bool,
+    /// When what waited for it was parked, where it lies, by its removal.
+    pub parked_at: Option<WallMillis>,
 }
 
 /// Asks for the records of one peer (by name or `name#id`) or, with `None`, of all.

@@ -3,6 +3,8 @@
 use super::*;
 use crate::admin::{Order, bounds};
 
+const NOW: WallMillis = WallMillis(17);
+
 fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
@@ -21,12 +23,12 @@ fn set(text: &str, settings: PeerPatch) -> AdminCommand {
 }
 
 fn carry_out(registry: &mut Registry, command: &AdminCommand) -> AdminDone {
-    let event = registry.check(command, |_| 0).unwrap();
+    let event = registry.check(command, NOW, |_| 0).unwrap();
     registry.apply(&event).unwrap()
 }
 
 fn refused(registry: &Registry, command: &AdminCommand) -> Code {
-    registry.check(command, |_| 5).unwrap_err().code
+    registry.check(command, NOW, |_| 5).unwrap_err().code
 }
 
 fn with(names: &[&str]) -> Registry {
@@ -69,7 +71,7 @@ fn replayed_events_give_the_same_registry_as_a_snapshot() {
     let mut replayed = Registry::default();
     let commands = [add("a"), add("b"), remove("a", Some(Waiting::HandTo(name("b")))), add("a")];
     for command in &commands {
-        let event = registry.check(command, |_| 3).unwrap();
+        let event = registry.check(command, NOW, |_| 3).unwrap();
         registry.apply(&event).unwrap();
         replayed.apply(&event).unwrap();
     }
@@ -106,7 +108,7 @@ fn an_id_is_not_given_again_after_its_peer_is_forgotten_and_the_node_restarted()
 #[test]
 fn removing_a_peer_with_messages_waiting_needs_a_word_about_them() {
     let registry = with(&["a", "b"]);
-    let refusal = registry.check(&remove("a", None), |_| 5).unwrap_err();
+    let refusal = registry.check(&remove("a", None), NOW, |_| 5).unwrap_err();
     assert_eq!(
         refusal.to_string(),
         "messages_waiting: 5 messages wait for peer 'a'; say --park, --purge or --hand-to NAME"
@@ -116,8 +118,11 @@ fn removing_a_peer_with_messages_waiting_needs_a_word_about_them() {
         (Waiting::Purge, Disposition::Purge { done: false }),
         (Waiting::HandTo(name("b")), Disposition::HandTo { to: PeerId(2), done: false }),
     ] {
-        let event = registry.check(&remove("a", Some(wish)), |_| 5).unwrap();
-        assert_eq!(event, AdminEvent::PeerRemoved { id: PeerId(1), version: 2, disposition });
+        let event = registry.check(&remove("a", Some(wish)), NOW, |_| 5).unwrap();
+        assert_eq!(
+            event,
+            AdminEvent::PeerRemoved { id: PeerId(1), version: 2, disposition, at: NOW }
+        );
     }
     assert_eq!(
         refused(&registry, &remove("a", Some(Waiting::HandTo(name("a"))))),
@@ -130,7 +135,7 @@ fn removing_a_peer_with_messages_waiting_needs_a_word_about_them() {
 fn what_was_begun_is_found_again_until_it_is_marked_done() {
     let mut registry = with(&["a", "b", "c"]);
     for (text, wish) in [("a", Waiting::Purge), ("b", Waiting::HandTo(name("c")))] {
-        let event = registry.check(&remove(text, Some(wish)), |_| 5).unwrap();
+        let event = registry.check(&remove(text, Some(wish)), NOW, |_| 5).unwrap();
         registry.apply(&event).unwrap();
     }
     let mut registry = Registry::restore(&registry.snapshot().unwrap(), 10).unwrap();
@@ -147,7 +152,7 @@ fn what_was_begun_is_found_again_until_it_is_marked_done() {
 fn messages_on_their_way_to_a_peer_that_goes_too_share_its_fate() {
     let mut registry = with(&["a", "b", "c"]);
     let go = |registry: &mut Registry, text: &str, wish: Waiting| {
-        let event = registry.check(&remove(text, Some(wish)), |_| 5).unwrap();
+        let event = registry.check(&remove(text, Some(wish)), NOW, |_| 5).unwrap();
         registry.apply(&event).unwrap();
     };
     assert_eq!(registry.destination(PeerId(1)), None);
@@ -167,7 +172,7 @@ fn what_is_not_so_is_refused_by_name() {
     assert_eq!(refused(&registry, &add("a")), Code::NameTaken);
     assert_eq!(refused(&registry, &set("b", PeerPatch::default())), Code::NotFound);
     let stale = AdminCommand::PeerPause { name: name("a"), if_version: Some(2) };
-    let refusal = registry.check(&stale, |_| 0).unwrap_err();
+    let refusal = registry.check(&stale, NOW, |_| 0).unwrap_err();
     assert_eq!(refusal.code, Code::VersionConflict);
     assert_eq!(refusal.detail, "peer 'a' is at version 1, expected 2");
     let built = AdminCommand::PeerAdd {
@@ -193,7 +198,7 @@ fn no_more_peers_than_the_limit_are_there_or_remembered() {
 #[test]
 fn a_setting_out_of_bounds_names_value_bounds_and_unit() {
     let registry = with(&["a"]);
-    let bad = |settings: PeerPatch| registry.check(&set("a", settings), |_| 0).unwrap_err();
+    let bad = |settings: PeerPatch| registry.check(&set("a", settings), NOW, |_| 0).unwrap_err();
     let none = PeerPatch::default;
     let refusal = bad(PeerPatch { window_messages: Some(0), ..none() });
     assert_eq!(refusal.code, Code::BadSetting);
@@ -241,7 +246,7 @@ fn a_setting_out_of_bounds_names_value_bounds_and_unit() {
         retry_schedule_ms: Some(vec![*bounds::RETRY_MS.end(); *bounds::RETRIES.end()]),
         ..none()
     };
-    assert!(registry.check(&set("a", widest), |_| 0).is_ok());
+    assert!(registry.check(&set("a", widest), NOW, |_| 0).is_ok());
 }
 
 #[test]
@@ -267,7 +272,12 @@ fn events_that_do_not_follow_change_nothing() {
         AdminEvent::PeerAdded(Peer { id: PeerId(2), ..peer.clone() }),
         AdminEvent::PeerChanged(peer.clone()),
         AdminEvent::PeerChanged(Peer { name: name("b"), version: 9, ..peer }),
-        AdminEvent::PeerRemoved { id: PeerId(2), version: 1, disposition: Disposition::Park },
+        AdminEvent::PeerRemoved {
+            id: PeerId(2),
+            version: 1,
+            disposition: Disposition::Park,
+            at: NOW,
+        },
         AdminEvent::DispositionDone { id: PeerId(1) },
         AdminEvent::PeerForgotten { id: PeerId(1) },
     ] {

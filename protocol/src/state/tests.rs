@@ -4,6 +4,7 @@ use super::*;
 use crate::admin::{AdminCommand, PeerPatch, PeerUrl};
 use crate::id::ProducerId;
 use crate::producers::Run;
+use crate::time::WallMillis;
 
 fn events(state: &mut NodeState) -> Vec<Vec<u8>> {
     let command = AdminCommand::PeerAdd {
@@ -11,7 +12,7 @@ fn events(state: &mut NodeState) -> Vec<Vec<u8>> {
         url: PeerUrl::Attach,
         settings: PeerPatch::default(),
     };
-    let added = StateEvent::Admin(state.registry.check(&command, |_| 0).unwrap());
+    let added = StateEvent::Admin(state.registry.check(&command, WallMillis(1), |_| 0).unwrap());
     state.apply(&added).unwrap();
     let opened = StateEvent::Producer(state.producers.open(ProducerId(9), None).unwrap());
     state.apply(&opened).unwrap();
