@@ -12,6 +12,7 @@ use super::segment;
 use super::shared::{CheckpointJob, Ready, Shared};
 use super::state::Place;
 use super::storage::is_full;
+use restante_actors::events;
 use restante_protocol::id::MessageNumber;
 use restante_protocol::refusal::{Code, Refusal};
 use std::io;
@@ -162,6 +163,11 @@ impl Keeper {
         } else {
             None
         };
+        match (&reason, self.full) {
+            (Some(reason), false) => events::disk_full(reason, used),
+            (None, true) => events::disk_ok(used),
+            _ => {}
+        }
         self.full = reason.is_some();
         self.shared.set_full(reason.map(|detail| Refusal::new(Code::DiskFull, detail)));
     }

@@ -1,8 +1,5 @@
 //! The journal tested as a whole.
 
-mod crash;
-mod damage;
-mod model;
 mod threads;
 
 use super::Options;
