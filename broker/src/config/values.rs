@@ -148,8 +148,6 @@ values! {
         disk_free_bytes_resume: u64 = 512 * MIB, "bytes", Some((0, 1 << 60));
         /// What is kept about messages that are done, for message get and trace.
         ledger_bytes_max: u64 = 256 * MIB, "bytes", Some((MIB, 1 << 50));
-        /// How long it is kept. 0: only its size limits it.
-        ledger_hours_max: u64 = 168, "hours", Some((0, 87_600));
 
         /// How long a stopping node waits for deliveries in flight before it closes the connections.
         shutdown_ms_max: u64 = 10_000, "milliseconds", Some((0, 10 * 60_000));
