@@ -9,10 +9,12 @@
 //!        └─ Node ── the process: killed, stopped, started again on the same port and data
 //! Inbox ── a receiver, attached or dialled, with a log of everything it was given
 //! Bystanders ── those who are not to notice what somebody else does
+//! Cli ── the command line as scripts use it
 //! Raw ── a socket that says whatever bytes it is told to
 //! ```
 
 mod bystanders;
+mod cli;
 mod inbox;
 mod node;
 mod raw;
@@ -20,6 +22,7 @@ mod usage;
 mod wait;
 
 pub use bystanders::Bystanders;
+pub use cli::{Cli, Finished, Running};
 pub use inbox::{Answer, Inbox, Seen};
 pub use node::{Node, Refusal, Scene, Setup, add_peer};
 pub use raw::{Heard, Raw};

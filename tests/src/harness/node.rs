@@ -123,6 +123,12 @@ impl Setup {
         self
     }
 
+    /// The program it runs.
+    #[must_use]
+    pub fn program(&self) -> &'static str {
+        self.program
+    }
+
     /// Where its journal is.
     #[must_use]
     pub fn data(&self) -> &Path {

@@ -1,0 +1,192 @@
+//! `pub` and `sub` against a real node: what is printed, what is acked, how each ends.
+
+use restante_tests::harness::{Cli, Node, Scene};
+use restante_tests::scene;
+use serde_json::json;
+
+/// A node on an empty directory, and the command line that talks to it.
+async fn fresh(name: &str) -> (Scene, Node, Cli) {
+    let scene = scene!(name);
+    let node = scene.node().start().await;
+    let cli = node.cli();
+    (scene, node, cli)
+}
+
+/// A node with peers that wait for their receivers.
+async fn with_peers(name: &str, peers: &[&str]) -> (Scene, Node, Cli) {
+    let (scene, node, cli) = fresh(name).await;
+    for peer in peers {
+        cli.ok(&["peer", "add", peer, "attach:"]);
+    }
+    (scene, node, cli)
+}
+
+#[tokio::test]
+async fn a_message_reaches_each_of_its_receivers_under_one_id() {
+    let (_scene, _node, cli) = with_peers("a_message_reaches_each_o", &["a", "b"]).await;
+    let printed = cli.ok(&["pub", "--to", "a,b", "hello"]);
+    let id = printed.trim();
+    assert_eq!((id.len(), printed.lines().count()), (26, 1), "{printed:?}");
+    for name in ["a", "b"] {
+        let got = cli.run(&["sub", name, "-C", "1", "--json"]);
+        assert_eq!(got.code, 0, "{got:?}");
+        let expected = json!({
+            "id": id, "receiver": name, "attempt": 1, "redelivered": false, "payload": "hello"
+        });
+        assert_eq!(got.json(), [expected]);
+    }
+    // It was acked: nothing is left for another.
+    cli.run(&["sub", "a", "-C", "1", "-W", "0.2"]).failed(7, &["0 of 1 messages came"]);
+}
+
+#[tokio::test]
+async fn lines_are_messages_in_order_and_each_has_an_id() {
+    let (_scene, _node, cli) = with_peers("lines_are_messages_in_or", &["a"]).await;
+    let lines: String = (0..5_000).map(|n| format!("line {n}\n")).collect();
+    let ids = cli.run_with(&["pub", "--to", "a", "-l"], lines.as_bytes()).ok();
+    let mut sorted: Vec<&str> = ids.lines().collect();
+    assert_eq!(sorted.len(), 5_000);
+    assert!(sorted.is_sorted(), "ids ascend with acceptance");
+    sorted.dedup();
+    assert_eq!(sorted.len(), 5_000, "no id twice");
+    assert_eq!(cli.ok(&["sub", "a", "--raw", "-C", "5000"]), lines);
+}
+
+#[tokio::test]
+async fn sub_takes_no_more_than_it_was_told() {
+    let (_scene, _node, cli) = with_peers("sub_takes_no_more_than_i", &["a"]).await;
+    cli.run_with(&["pub", "--to", "a", "-l"], b"1\n2\n3\n4\n5\n").ok();
+    for expected in ["1\n2\n", "3\n4\n", "5\n"] {
+        let count = expected.lines().count().to_string();
+        assert_eq!(cli.ok(&["sub", "a", "--raw", "-C", &count]), expected);
+    }
+    // Nothing was in flight to the earlier ones beyond what they took: nothing is redelivered.
+    let peer: serde_json::Value =
+        serde_json::from_str(&cli.ok(&["peer", "info", "a"])).expect("JSON");
+    assert_eq!(peer["status"]["waiting"], 0, "{peer}");
+}
+
+#[tokio::test]
+async fn a_payload_comes_from_an_argument_a_file_or_standard_input() {
+    let (scene, _node, cli) = with_peers("a_payload_comes_from_an", &["a"]).await;
+    let file = scene.path("payload");
+    std::fs::write(&file, b"from a file\n\xff").expect("a file");
+    cli.ok(&["pub", "--to", "a", "an argument"]);
+    cli.ok(&["pub", "--to", "a", &format!("@{}", file.display())]);
+    cli.run_with(&["pub", "--to", "a"], b"standard input").ok();
+    cli.run_with(&["pub", "--to", "a", "-"], b"").ok();
+    let got = cli.run(&["sub", "a", "--raw", "-C", "4"]);
+    assert_eq!(got.stdout, b"an argument\nfrom a file\n\xff\nstandard input\n\n", "{got:?}");
+    cli.run(&["pub", "--to", "a", "@/nowhere/at/all"]).failed(1, &["cannot read /nowhere/at/all"]);
+}
+
+#[tokio::test]
+async fn key_and_headers_travel_with_the_message() {
+    let (_scene, _node, cli) = with_peers("key_and_headers_travel_w", &["a"]).await;
+    let args = ["pub", "--to", "a", "--key", "k1", "-H", "kind: order", "-H", "x:1:2", "body"];
+    cli.ok(&args);
+    let got = cli.run(&["sub", "a", "-C", "1", "--json"]).json();
+    assert_eq!(got[0]["key"], "k1");
+    assert_eq!(got[0]["headers"], json!({ "kind": "order", "x": "1:2" }));
+}
+
+#[tokio::test]
+async fn a_refused_receiver_is_named_and_the_others_get_the_message() {
+    let (_scene, _node, cli) = with_peers("a_refused_receiver_is_na", &["a"]).await;
+    let partly = cli.run(&["pub", "--to", "a,nobody", "x"]);
+    partly.failed(5, &["nobody", "unknown_receiver", "restante peer add"]);
+    assert_eq!(partly.text().trim().len(), 26, "the id is printed: {partly:?}");
+    assert_eq!(cli.ok(&["sub", "a", "--raw", "-C", "1"]), "x\n");
+
+    let wholly = cli.run(&["pub", "--to", "nobody", "x"]);
+    wholly.failed(5, &["unknown_receiver"]);
+    assert_eq!(wholly.text(), "");
+
+    let neither = cli.run(&["pub", "--to", "a,nobody", "--all-or-nothing", "x"]);
+    neither.failed(5, &["nobody"]);
+    assert_eq!(neither.text(), "");
+    cli.run(&["sub", "a", "-C", "1", "-W", "0.2"]).failed(7, &[]);
+
+    let json = cli.run(&["pub", "--to", "a,nobody", "--json", "x"]);
+    json.failed(5, &[]);
+    assert_eq!(json.json()[0]["refused"], json!({ "nobody": "unknown_receiver" }));
+}
+
+#[tokio::test]
+async fn wait_ends_when_every_receiver_has_acked() {
+    let (_scene, _node, cli) = with_peers("wait_ends_when_every_rec", &["a", "b"]).await;
+    cli.run(&["pub", "--to", "a,b", "--wait", "--timeout", "300ms", "x"])
+        .failed(7, &["is not acked yet by a, b"]);
+    let a = cli.spawn(&["sub", "a", "--raw"]);
+    let b = cli.spawn(&["sub", "b", "--raw"]);
+    cli.ok(&["pub", "--to", "a,b", "--wait", "y"]);
+    for sub in [a, b] {
+        assert_eq!(sub.stop().ok(), "x\ny\n");
+    }
+}
+
+#[tokio::test]
+async fn a_command_acks_by_its_status() {
+    let (scene, _node, cli) = with_peers("a_command_acks_by_its_st", &[]).await;
+    cli.ok(&["peer", "add", "a", "attach:", "--retry-schedule", "10ms,10ms"]);
+    cli.run_with(&["pub", "--to", "a", "-l"], b"good\nbad\n").ok();
+    let out = scene.path("handled");
+    // Refuses the second message twice, then parks it on the third refusal.
+    let script = format!(
+        "payload=$(cat); echo \"$payload $RESTANTE_ATTEMPT\" >>{}; \
+         [ \"$payload\" = good ] || {{ echo 'no good' >&2; exit 3; }}",
+        out.display()
+    );
+    cli.ok(&["sub", "a", "-C", "4", "--exec", &script]);
+    let handled = std::fs::read_to_string(&out).expect("the command ran");
+    assert_eq!(handled, "good 1\nbad 1\nbad 2\nbad 3\n");
+    let peer: serde_json::Value =
+        serde_json::from_str(&cli.ok(&["peer", "info", "a"])).expect("JSON");
+    assert_eq!((&peer["status"]["waiting"], &peer["status"]["parked"]), (&json!(0), &json!(1)));
+}
+
+#[tokio::test]
+async fn whoever_reads_the_output_may_leave_without_a_word() {
+    use std::io::Read;
+    let (_scene, _node, cli) = with_peers("whoever_reads_the_output", &["a"]).await;
+    let lines: String = (0..20_000).map(|n| format!("{n}\n")).collect();
+    cli.run_with(&["pub", "--to", "a", "-l"], lines.as_bytes()).ok();
+    let mut sub = cli.spawn(&["sub", "a", "--raw"]);
+    let mut out = sub.child().stdout.take().expect("a pipe");
+    let mut first = [0; 2];
+    out.read_exact(&mut first).expect("the first line");
+    drop(out);
+    let ended = sub.finish();
+    assert_eq!((ended.code, ended.stderr.as_str(), &first), (141, "", b"0\n"));
+}
+
+#[tokio::test]
+async fn attaching_as_nobody_creates_the_peer_on_a_loopback_node_and_says_so() {
+    let (_scene, _node, cli) = fresh("attaching_as_nobody_crea").await;
+    let sub = cli.run(&["sub", "new", "-C", "1", "-W", "0.2"]);
+    sub.failed(7, &["new did not exist", "0 of 1"]);
+    cli.ok(&["pub", "--to", "new", "x"]);
+    assert_eq!(cli.ok(&["sub", "new", "--raw", "-C", "1"]), "x\n");
+}
+
+#[tokio::test]
+async fn a_receiver_can_listen_and_be_dialled() {
+    let (_scene, _node, cli) = fresh("a_receiver_can_listen_an").await;
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
+    let addr = port.expect("a free port").to_string();
+    cli.ok(&[
+        "peer",
+        "add",
+        "dialled",
+        &format!("tcp://{addr}"),
+        "--backoff-min",
+        "10ms",
+        "--backoff-max",
+        "200ms",
+    ]);
+    cli.ok(&["pub", "--to", "dialled", "x"]);
+    let got = cli.run(&["sub", "dialled", "--listen", &addr, "--raw", "-C", "1"]);
+    assert_eq!(got.ok(), "x\n");
+    // What it acked is recorded: it is not there for the next.
+    cli.run(&["sub", "dialled", "--listen", &addr, "-C", "1", "-W", "1"]).failed(7, &["0 of 1"]);
+}
