@@ -156,6 +156,30 @@ fn every_source_file_belongs_to_a_module() {
 }
 
 #[test]
+fn the_readme_names_only_commands_there_are() {
+    let verbs = restante::cli::verbs();
+    let readme = read(Path::new("README.md"));
+    let named: BTreeSet<&str> = readme
+        .split("restante ")
+        .skip(1)
+        .map(|rest| rest.split(|c: char| !c.is_ascii_lowercase()).next().unwrap_or_default())
+        .filter(|word| !word.is_empty())
+        .collect();
+    for verb in &named {
+        assert!(
+            verbs.iter().any(|known| known == verb),
+            "README.md: there is no `restante {verb}`"
+        );
+    }
+    for verb in verbs {
+        assert!(named.contains(verb.as_str()), "README.md does not name `restante {verb}`");
+    }
+    for command in ["cargo run --release -- serve", "cargo test --workspace"] {
+        assert!(readme.contains(command), "README.md begins with {command}");
+    }
+}
+
+#[test]
 fn the_text_has_nothing_that_does_not_belong() {
     // In pieces, so that this file does not find itself.
     let banned = [

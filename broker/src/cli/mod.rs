@@ -120,6 +120,12 @@ fn run(cli: Cli) -> Result<(), Failure> {
     }
 }
 
+/// The verbs there are, as they are typed.
+#[must_use]
+pub fn verbs() -> Vec<String> {
+    Cli::command().get_subcommands().map(|verb| verb.get_name().to_owned()).collect()
+}
+
 fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "restante", &mut script);
