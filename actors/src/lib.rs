@@ -37,6 +37,8 @@ pub struct Limits {
     pub calls_max: usize,
     /// Bytes of bodies that all peers together may hold in memory while they cannot send them.
     pub queued_bytes_max: usize,
+    /// What a new peer is served with where its command is silent.
+    pub peer_defaults: restante_protocol::admin::PeerSettings,
 }
 
 impl Default for Limits {
@@ -46,6 +48,7 @@ impl Default for Limits {
             peers_max: 100_000,
             calls_max: 65_536,
             queued_bytes_max: 32 * 1024 * 1024,
+            peer_defaults: restante_protocol::admin::PeerSettings::default(),
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::router::Router;
 use crate::{Figures, Limits, clock, events, supervise};
 use actix::prelude::*;
 use restante_protocol::producers::Run;
+use restante_protocol::refusal::Refusal;
 use restante_protocol::state::{NodeState, StateError, StateLimits};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::watch;
@@ -43,6 +44,9 @@ pub enum StartError {
     /// What the journal kept of the node's state cannot be used.
     #[error(transparent)]
     State(#[from] StateError),
+    /// A default for new peers is out of bounds.
+    #[error("the defaults for new peers: {0}")]
+    Defaults(Refusal),
     /// The second arbiter is gone.
     #[error("an actor could not be started: {0}")]
     Arbiter(#[from] std::io::Error),
@@ -66,6 +70,8 @@ pub fn start(
         Some(bytes) => NodeState::restore(bytes, bounds)?,
         None => NodeState::new(bounds),
     };
+    // Values out of bounds were refused with the configuration; a caller's own are refused here.
+    state.registry.set_defaults(limits.peer_defaults.clone()).map_err(StartError::Defaults)?;
     for event in &recovered.admin {
         state.apply_bytes(event)?;
     }

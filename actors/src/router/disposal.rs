@@ -9,6 +9,7 @@ use crate::events;
 use crate::journal::{Lane, Page, Read, ReadError, Settle, Stored};
 use crate::peer::EnqueuedMessage;
 use actix::prelude::*;
+use restante_protocol::frame::ReplyKind;
 use restante_protocol::id::{MessageNumber, PeerId};
 use restante_protocol::message::Body;
 use restante_protocol::record::{
@@ -158,7 +159,7 @@ impl Router {
     }
 
     fn settle_page(
-        &self,
+        &mut self,
         disposal: &Disposal,
         messages: &[Stored],
         outcome: End,
@@ -167,6 +168,7 @@ impl Router {
     ) {
         let numbers: Vec<MessageNumber> = messages.iter().map(|stored| stored.number).collect();
         let Some(last) = numbers.last().copied() else { return };
+        self.end_calls(&numbers, outcome);
         // Open messages go in order, so nothing open is left at or below the last of a page. Parked
         // ones lie below the floor already.
         let (floor, above) = match disposal.lane {
@@ -177,6 +179,22 @@ impl Router {
         let peer = disposal.id;
         let record = SettleRecord { peer, at_ms, outcome, moved_to, floor, above, details };
         self.journal.settle(Settle { record, numbers });
+    }
+
+    /// Whoever awaited an answer to one of these learns that none will come.
+    fn end_calls(&mut self, numbers: &[MessageNumber], outcome: End) {
+        if self.calls.is_empty() {
+            return;
+        }
+        let how: &[u8] = match outcome {
+            End::Moved => b"handed to another peer",
+            _ => b"purged by an operator",
+        };
+        for number in numbers {
+            if let Some(call) = self.calls.remove(number) {
+                call.from.reply(call.sequence, ReplyKind::Ended, how);
+            }
+        }
     }
 
     fn disposed(&mut self, disposal: Disposal, destination: Destination, ctx: &mut Context<Self>) {

@@ -136,7 +136,7 @@ impl Router {
         let at = item.body_at as usize;
         let body = &batch.chunk[at..at + item.body_len as usize];
         let flags = body.first().copied().unwrap_or(0);
-        if let Some(why) = forbidden(flags, receivers) {
+        if let Some(why) = forbidden(flags, receivers).or_else(|| self.too_many_calls(flags)) {
             return self.refuse_all(batch, item, &why);
         }
         let split = self.split(receivers, body.len() as u64);
@@ -160,6 +160,20 @@ impl Router {
             index,
             bytes: frame_bytes,
         });
+    }
+
+    /// Whether one more call may await its answer. Those whose caller has gone make room.
+    fn too_many_calls(&mut self, flags: u8) -> Option<Refusal> {
+        let max = self.limits.calls_max;
+        let is_full = |router: &Router| router.calls.len() + router.building.calls.len() >= max;
+        if flags & body_flags::REPLY == 0 || !is_full(self) {
+            return None;
+        }
+        self.calls.retain(|_, call| !call.from.is_closed());
+        is_full(self).then(|| {
+            let detail = format!("{max} calls await their answers already");
+            Refusal::new(Code::Overloaded, detail)
+        })
     }
 
     /// Writes the record and notes it for its receivers; returns its index in the batch.

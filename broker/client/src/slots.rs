@@ -12,6 +12,8 @@
 //! attachment was lost is known as too late. What an attachment has under way is bounded by the
 //! largest window a node may be told to use; a node that sends more breaks the protocol.
 
+mod counts;
+
 use crate::acks::Acks;
 use crate::doorbell::Doorbell;
 use crate::epochs::{EpochCache, Epochs};
@@ -19,6 +21,8 @@ use crate::error::{AttachError, EndReason, ReceiveError, Violation};
 use crate::intake::Attachment;
 use crate::options::Reconnect;
 use bytes::{Bytes, BytesMut};
+pub(crate) use counts::Flushes;
+use counts::{Generations, Granted};
 use restante_protocol::codec::{put_ack, put_grant};
 use restante_protocol::control::{AttachAs, AttachResult};
 use restante_protocol::frame::{Deliver, Grant};
@@ -100,32 +104,6 @@ enum Phase {
         asked: bool,
     },
 }
-
-/// Deliveries the reader has asked for, counted over all generations.
-#[derive(Clone, Copy, Debug)]
-struct Granted {
-    total: u64,
-    /// Of those, taken by the reader.
-    taken: u64,
-    /// As it was when the present generation was asked for.
-    taken_before: u64,
-    /// What the node knows of this generation's.
-    told: u64,
-}
-
-/// Which acks are known to be recorded.
-#[derive(Debug, Default)]
-pub(crate) struct Flushes {
-    /// Acks and nacks given so far.
-    pub(crate) given: u64,
-    /// Of those, known to be recorded or known to be lost.
-    pub(crate) known: u64,
-    /// Some were lost with their connection since the last flush.
-    pub(crate) lost: bool,
-}
-
-#[derive(Debug)]
-struct Generations(u32);
 
 /// A delivery that waits to be taken.
 #[derive(Debug)]
@@ -602,21 +580,6 @@ impl Slot {
         self.queue_bytes = 0;
         self.acks.clear();
         self.dirty = false;
-    }
-}
-
-impl Granted {
-    /// Cumulative since the present generation was asked for, as the node counts.
-    fn of_generation(&self) -> u64 {
-        self.total.saturating_sub(self.taken_before)
-    }
-}
-
-impl Generations {
-    /// After 2^32 attaches it starts over, past the value that means none.
-    fn draw(&mut self) -> u32 {
-        self.0 = self.0.wrapping_add(1).max(DETACHED + 1);
-        self.0
     }
 }
 

@@ -6,7 +6,7 @@
 
 use super::End;
 use super::closing;
-use super::intake::Intake;
+use super::intake::{Heard, Intake};
 use super::net::{Net, Registered};
 use super::outbox::News;
 use super::pulse::{Beat, Pulse};
@@ -214,8 +214,11 @@ impl Connection {
             let detail = "the connection keeps publishing beyond its credit";
             return Err(Refusal::new(Code::OverCredit, detail).into());
         }
-        for control in std::mem::take(&mut self.intake.controls) {
-            self.control(control)?;
+        for heard in std::mem::take(&mut self.intake.controls) {
+            match heard {
+                Heard::Control(control) => self.control(control)?,
+                Heard::Unreadable { id, why } => self.requests.answer(id, Err(why)),
+            }
         }
         Ok(())
     }

@@ -36,9 +36,20 @@ pub(super) struct Intake {
     /// Sequences published by one who may not.
     pub(super) unwelcome: Vec<u64>,
     /// What has to be answered or decided, in order.
-    pub(super) controls: Vec<Control>,
+    pub(super) controls: Vec<Heard>,
     /// Deliveries that acks have named.
     pub(super) settled: u64,
+}
+
+/// What has to be answered or decided.
+#[derive(Debug, PartialEq)]
+pub(super) enum Heard {
+    Control(Control),
+    /// A request with a value that cannot be, such as a bad name, and what is wrong with it.
+    Unreadable {
+        id: u64,
+        why: Refusal,
+    },
 }
 
 /// How far a pass came.
@@ -184,12 +195,18 @@ impl Intake {
             Frame::Grant(grant) => slots.grant(&grant),
             Frame::Heartbeat => {}
             Frame::Control(body) => {
-                match codec::parse_control(body).map_err(|error| error.refusal())? {
-                    Control::Alias { alias, name } => {
+                match codec::parse_control(body) {
+                    Ok(Control::Alias { alias, name }) => {
                         let peer = directory.named(name.as_str()).map(|seat| seat.id);
                         self.aliases.declare(alias, name, peer);
                     }
-                    control => self.controls.push(control),
+                    Ok(control) => self.controls.push(Heard::Control(control)),
+                    Err(error) => {
+                        // A request that cannot be read, but can be told from others, is answered.
+                        let why = error.refusal();
+                        let Some(id) = codec::request_number(body) else { return Err(why) };
+                        self.controls.push(Heard::Unreadable { id, why });
+                    }
                 }
             }
             // Publishes have been taken by the caller.

@@ -410,6 +410,12 @@ impl Shared {
         }
     }
 
+    /// Takes everything queued without waiting: the writer's turn in a test without threads.
+    #[cfg(test)]
+    pub(super) fn take_work(&self, items: &mut Vec<Item>) {
+        self.intake.lock().take(items);
+    }
+
     /// Waits until something is to be written and takes everything; or until `idle` has passed with
     /// nothing to do, if that is wanted.
     pub(super) fn wait_for_work(&self, items: &mut Vec<Item>, idle: Option<Duration>) -> Wake {

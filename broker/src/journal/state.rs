@@ -280,6 +280,10 @@ impl State {
         budget: Budget,
         loaded: impl Fn(u64) -> Option<Arc<Refs>>,
     ) -> Pick {
+        if after >= read.through {
+            // All that was asked for has been searched, though the segment may hold more.
+            return Pick::Nothing;
+        }
         let Some(peer) = self.peers.get(&read.peer) else { return Pick::Nothing };
         let after = if read.lane == Lane::Open { after.max(peer.floor) } else { after };
         let from = peer.held.partition_point(|held| held.last <= after);

@@ -213,6 +213,7 @@ fn limits(config: &Config) -> Limits {
     Limits {
         ingress_bytes_max: size(config.journal_append_bytes_max),
         peers_max: config.peers_max as usize,
+        peer_defaults: config.peer_defaults.clone(),
         ..Limits::default()
     }
 }

@@ -106,12 +106,13 @@ impl<B> Delivery<B> {
 
     /// The first run of wanted retries.
     fn wanted_retries(&self, messages_max: usize) -> Option<Load> {
-        if self.retries.ready() > messages_max / 2 {
-            return None;
-        }
-        let room = messages_max - self.retries.ready();
-        let bytes = self.queue.bytes_max().checked_sub(self.retries.ready_bytes());
-        let bytes = bytes.filter(|bytes| *bytes > 0)?;
+        let (ready, ready_bytes) = (self.retries.ready(), self.retries.ready_bytes());
+        let is_full = ready > messages_max / 2 || ready_bytes >= self.queue.bytes_max();
+        let (room, bytes) = match is_full {
+            false => (messages_max - ready, self.queue.bytes_max() - ready_bytes),
+            true if self.is_starved() => (1, self.queue.bytes_max()),
+            true => return None,
+        };
         let mut wanted = self.retries.wanted();
         let first = wanted.next()?;
         let mut through = first;
@@ -127,6 +128,13 @@ impl<B> Delivery<B> {
             bytes_max: usize::try_from(bytes).unwrap_or(usize::MAX),
             messages_max: usize::try_from(through - first + 1).unwrap_or(usize::MAX),
         })
+    }
+
+    /// Whether nothing is in flight although it could be: what is ready waits for something that is
+    /// not. It happens after a change to strict order, and the missing one is then sent at once.
+    fn is_starved(&self) -> bool {
+        let is_granted = self.unacked.next_tag() <= self.link.grant;
+        self.unacked.live() < self.allowance.min(1) && is_granted
     }
 
     /// The next stretch of the backlog, early enough that the queue does not run dry.
@@ -175,10 +183,10 @@ impl<B> Delivery<B> {
         lined as u64 + u64::from(self.unacked.live_straight())
     }
 
-    /// With everything read, what is open is what is here; a message ended by someone else while
-    /// unread would otherwise be counted for ever.
+    /// With everything read, what is open is what is here: a message ended by someone else while
+    /// unread, or set aside unread with its size unknown, would otherwise be counted for ever.
     fn reconcile(&mut self) {
-        if self.queue.is_attached() && self.waiting != self.at_hand() {
+        if self.queue.is_attached() {
             self.waiting = self.at_hand();
             let straight = self.unacked.bytes() - self.retries.unacked_bytes();
             let queued = self.queue.bytes() + self.held.bytes();

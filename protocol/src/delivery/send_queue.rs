@@ -197,7 +197,7 @@ impl<B> SendQueue<B> {
             && self.cursor >= tail.after
         {
             for entry in tail.entries {
-                if entry.number > self.cursor {
+                if entry.number > self.cursor && !self.ahead.contains(&entry.number) {
                     self.bytes += u64::from(entry.bytes);
                     self.entries.push_back(entry);
                 }

@@ -196,6 +196,8 @@ impl<'a> Scan<'a> {
         let at = self.walk.at;
         self.look_ahead()?;
         self.walk.at = at;
+        // Back to the record itself, which is taken next.
+        self.walk.look()?;
         Ok(self.synced > header.number)
     }
 
@@ -255,6 +257,7 @@ impl<'a> Scan<'a> {
 
     /// Copies bytes that are passed over to the quarantine, and says so.
     fn set_aside(&self, from: u64, to: u64, what: &str, tail: &mut Tail) -> io::Result<()> {
+        let to = to.max(from);
         let bytes = self.walk.bytes(from, to)?;
         let aside = format!("quarantine/{:012x}-{from}.cut", self.found.id);
         let file = self.disk.create(&aside)?;

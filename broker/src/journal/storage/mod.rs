@@ -8,6 +8,8 @@
 //! an unsynced write may be kept wholly, in part, or not at all, and a rename may be undone.
 
 mod real;
+#[cfg(any(test, feature = "faults"))]
+pub mod sim;
 
 pub use real::RealDisk;
 

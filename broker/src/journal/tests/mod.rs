@@ -1,5 +1,8 @@
 //! The journal tested as a whole.
 
+mod crash;
+mod damage;
+mod model;
 mod threads;
 
 use super::Options;

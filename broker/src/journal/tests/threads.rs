@@ -116,6 +116,30 @@ fn settled_and_parked_messages_do_not_come_again() {
     }
 }
 
+#[test]
+fn a_read_ends_where_it_was_told_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut open = opened(dir.path());
+    let bodies: Vec<&[u8]> = vec![b"\0body"; 10];
+    let (ticket, first) = open.journal.append(batch_of(1, &[1], &bodies)).ok().unwrap();
+    durable(&mut open.completions, ticket);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    for (after, through) in [(0, first + 3), (first + 3, first + 3), (first + 5, first + 3)] {
+        let read = Read {
+            peer: A,
+            lane: Lane::Open,
+            after,
+            through,
+            bytes_max: 1 << 20,
+            messages_max: 1_000,
+        };
+        let page = runtime.block_on(open.journal.next(read)).unwrap();
+        let expected: Vec<_> = (first..=through).filter(|number| *number > after).collect();
+        assert_eq!(numbers(&page), expected);
+        assert_eq!(page.through, through);
+    }
+}
+
 fn check_lives(open: &Opened, first: MessageNumber, park: &ParkRecord) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let life = |number| runtime.block_on(open.journal.lookup(number));
