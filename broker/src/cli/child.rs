@@ -136,6 +136,11 @@ impl NodeProcess {
     pub(super) fn pid(&self) -> u32 {
         self.process.pid()
     }
+
+    /// See [`Kept::kill`].
+    pub(super) fn kill(&mut self) {
+        self.process.kill();
+    }
 }
 
 fn bound_addr(file: &[u8]) -> Option<String> {

@@ -8,6 +8,7 @@ mod call;
 mod child;
 mod config;
 mod delivery;
+mod demo;
 mod exec;
 mod exit;
 mod input;
@@ -69,6 +70,7 @@ impl Global {
 #[derive(Subcommand)]
 enum Verb {
     Serve(serve::Args),
+    Demo(demo::Args),
     Pub(publish::Args),
     Sub(receive::Args),
     Call(call::Args),
@@ -108,6 +110,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     let (target, output) = (&cli.global.target, cli.global.output());
     match cli.verb {
         Verb::Serve(args) => serve::run(args),
+        Verb::Demo(args) => demo::run(&args, output),
         Verb::Pub(args) => publish::run(args, target, output),
         Verb::Sub(args) => receive::run(args, target, output),
         Verb::Call(args) => call::run(args, target, output),

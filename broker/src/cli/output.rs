@@ -78,6 +78,11 @@ pub(crate) fn note(text: &str) {
     let _ = writeln!(io::stderr(), "restante: {}", printable(text));
 }
 
+/// A line of a longer story to the person at the terminal.
+pub(super) fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "{}", printable(text));
+}
+
 /// The text with everything escaped that a terminal would act on.
 pub(crate) fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());

@@ -81,6 +81,34 @@ pub(crate) fn base64(bytes: &[u8]) -> String {
     text
 }
 
+/// What [`base64`] encoded; `None` for anything else.
+pub(crate) fn from_base64(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+    for chunk in text.as_bytes().chunks(4) {
+        let (digits, padding) = match chunk {
+            [_, _, b'=', b'='] => (&chunk[..2], 2),
+            [_, _, _, b'='] => (&chunk[..3], 1),
+            [_, _, _, _] => (chunk, 0),
+            _ => return None,
+        };
+        let mut word = 0u32;
+        for digit in digits {
+            let value = match digit {
+                b'A'..=b'Z' => digit - b'A',
+                b'a'..=b'z' => digit - b'a' + 26,
+                b'0'..=b'9' => digit - b'0' + 52,
+                b'+' => 62,
+                b'/' => 63,
+                _ => return None,
+            };
+            word = word << 6 | u32::from(value);
+        }
+        word <<= 6 * padding;
+        bytes.extend_from_slice(&word.to_be_bytes()[1..4 - padding]);
+    }
+    Some(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,7 +153,11 @@ mod tests {
             ("foobar", "Zm9vYmFy"),
         ] {
             assert_eq!(base64(plain.as_bytes()), text);
+            assert_eq!(from_base64(text).as_deref(), Some(plain.as_bytes()));
         }
         assert_eq!(base64(&[0xff, 0xfe, 0xfb]), "//77");
+        for bad in ["Z", "Zg=", "Z===", "Zg==Zg==!", "Zm 9"] {
+            assert_eq!(from_base64(bad), None, "{bad}");
+        }
     }
 }

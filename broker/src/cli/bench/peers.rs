@@ -17,19 +17,29 @@ pub(super) fn names(count: u32) -> Result<Vec<Name>, Failure> {
     (0..count).map(|number| name(number).map_err(bad)).collect()
 }
 
-/// Adds peers of one kind; those of an earlier run that was cut off go first.
+/// Adds peers of one kind, in the place of those of an earlier run that was cut off.
 pub(super) async fn add(
     link: &mut Link,
     names: &[Name],
     url: &PeerUrl,
     settings: &PeerPatch,
 ) -> Result<(), Failure> {
-    remove(link, names).await?;
-    let requests = names.iter().map(|name| {
-        let (name, url, settings) = (name.clone(), url.clone(), settings.clone());
-        Request::Admin(AdminCommand::PeerAdd { name, url, settings })
-    });
-    for answer in link.ask(requests).await? {
+    let requests = |names: &[Name]| -> Vec<Request> {
+        let add = |name: &Name| {
+            let (name, url, settings) = (name.clone(), url.clone(), settings.clone());
+            Request::Admin(AdminCommand::PeerAdd { name, url, settings })
+        };
+        names.iter().map(add).collect()
+    };
+    let mut left_over = Vec::new();
+    for (name, answer) in names.iter().zip(link.ask(requests(names)).await?) {
+        match answer {
+            Err(refusal) if refusal.code == Code::NameTaken => left_over.push(name.clone()),
+            answer => drop(answer?),
+        }
+    }
+    remove(link, &left_over).await?;
+    for answer in link.ask(requests(&left_over)).await? {
         answer?;
     }
     Ok(())
