@@ -32,6 +32,8 @@ use tokio::time::{sleep, timeout};
 
 /// How long goodbyes may take, beyond what [`crate::connection`] allows each.
 const GOODBYES_MAX: Duration = Duration::from_secs(4);
+/// How long the journal may take to write what is pending and mark its end.
+const CLOSE_MAX: Duration = Duration::from_secs(10);
 /// How often a stopping node looks whether everything in flight has been acked.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
@@ -201,8 +203,9 @@ impl Life {
         // Who does not listen is cut off with the runtime.
         let _ = timeout(GOODBYES_MAX, goodbyes).await;
         let journal = self.journal;
-        // It has said what went wrong, if anything did.
-        let _ = spawn_blocking(move || journal.close()).await;
+        // It has said what went wrong, if anything did. What it has not written by then is read
+        // again by the next life from what it has.
+        let _ = timeout(CLOSE_MAX, spawn_blocking(move || journal.close())).await;
         self.second.stop();
         let second = self.second;
         let _ = spawn_blocking(move || second.join()).await;

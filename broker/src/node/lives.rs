@@ -13,6 +13,7 @@ use actix_rt::System;
 use restante_actors::admin::SetLogFilter;
 use restante_actors::events;
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
@@ -22,6 +23,9 @@ const REBIRTH_MIN: Duration = Duration::from_millis(100);
 const REBIRTH_MAX: Duration = Duration::from_secs(30);
 /// A life of this length starts the waits anew.
 const LONG_LIFE: Duration = Duration::from_secs(60);
+
+/// How long threads may go on that a life has left behind.
+const LEFTOVERS_MAX: Duration = Duration::from_secs(1);
 
 /// What is the same in every life.
 pub(super) struct Lasting<'a> {
@@ -82,14 +86,21 @@ fn one(
     ready: &mut Option<impl FnOnce() -> Result<(), NodeError>>,
 ) -> Result<Ended, NodeError> {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
-    let runtime = runtime.enable_all().build().map_err(NodeError::System)?;
+    let runtime = Arc::new(runtime.enable_all().build().map_err(NodeError::System)?);
     let door = door.try_clone().map_err(NodeError::System)?;
-    System::with_tokio_rt(|| runtime).block_on(async {
+    let system = System::with_tokio_rt(|| Arc::clone(&runtime));
+    let ended = system.block_on(async {
         if let Some(stop) = stop {
             actix_rt::spawn(signals::listen(stop.clone()).map_err(NodeError::System)?);
         }
         life::live(lasting, door, stopped.clone(), ready).await
-    })
+    });
+    drop(system);
+    // What blocks for longer, a sync of a dying disk or a look-up of a name, is left to itself.
+    if let Some(runtime) = Arc::into_inner(runtime) {
+        runtime.shutdown_timeout(LEFTOVERS_MAX);
+    }
+    ended
 }
 
 fn bind(config: &Config) -> Result<TcpListener, NodeError> {
