@@ -95,6 +95,7 @@ impl Peer {
                 #[cfg(feature = "faults")]
                 crate::faults::before_transmit(&self.config.name, &transmit.body);
                 let flags = transmit.body.first().copied().unwrap_or(0);
+                let mut redelivered = transmit.redelivered;
                 let mut id = MessageId::new(
                     transmit.accepted_ms,
                     self.shared.node,
@@ -106,13 +107,16 @@ impl Peer {
                         self.calls.insert(transmit.number);
                     }
                     id = original_id(flags, &transmit.body).unwrap_or(id);
+                    // A hand-over that was cut short by a crash is repeated from its last record,
+                    // so a copy may be one of two.
+                    redelivered |= flags & body_flags::ORIGINAL_ID != 0;
                 }
                 attachment.next_tag = transmit.tag + 1;
                 room = room.saturating_sub(transmit.body.len() + 64);
                 self.outgoing.push(Outgoing {
                     tag: transmit.tag,
                     attempt: transmit.attempt,
-                    redelivered: transmit.redelivered,
+                    redelivered,
                     id,
                     body: transmit.body,
                 });

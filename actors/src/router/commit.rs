@@ -95,11 +95,12 @@ impl Router {
         }
     }
 
-    /// Appends what has been gathered. Outcomes that need no record of their own ride along with
-    /// whatever is already on its way.
-    pub(super) fn append_building(&mut self) {
+    /// Appends what has been gathered; the number of its first record, if there was any and the
+    /// journal took it. Outcomes that need no record of their own ride along with whatever is
+    /// already on its way.
+    pub(super) fn append_building(&mut self) -> Option<MessageNumber> {
         if self.building.is_empty() {
-            return;
+            return None;
         }
         let mut building = std::mem::take(&mut self.building);
         if building.records.is_empty() {
@@ -107,7 +108,7 @@ impl Router {
                 Some(last) => last.outcomes.append(&mut building.outcomes),
                 None => self.tell(building.outcomes, 0, 0),
             }
-            return;
+            return None;
         }
         let size = building.bytes.len();
         let records = building.next_index();
@@ -129,10 +130,12 @@ impl Router {
                     outcomes: building.outcomes,
                     hand_offs,
                 });
+                Some(first_number)
             }
             Err((_, why)) => {
                 self.take_hand_offs(&building.touched);
                 self.abandon(building.outcomes, &why);
+                None
             }
         }
     }

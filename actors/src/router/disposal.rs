@@ -31,13 +31,19 @@ pub(super) struct Disposal {
     by: String,
     lane: Lane,
     after: MessageNumber,
+    /// Nothing of the peer lies above this number: it was removed before.
+    through: MessageNumber,
     messages: u64,
 }
 
 impl Router {
     /// Begins, or goes on after a restart.
     pub(super) fn dispose(&mut self, id: PeerId, by: String, ctx: &mut Context<Self>) {
-        self.dispose_page(Disposal { id, by, lane: Lane::Open, after: 0, messages: 0 }, ctx);
+        let through = self.journal.next_number() - 1;
+        self.dispose_page(
+            Disposal { id, by, lane: Lane::Open, after: 0, through, messages: 0 },
+            ctx,
+        );
     }
 
     fn dispose_page(&mut self, disposal: Disposal, ctx: &mut Context<Self>) {
@@ -49,7 +55,7 @@ impl Router {
             peer: disposal.id,
             lane: disposal.lane,
             after: disposal.after,
-            through: MessageNumber::MAX,
+            through: disposal.through,
             bytes_max: PAGE_BYTES,
             messages_max: PAGE_MESSAGES,
         };
@@ -74,8 +80,7 @@ impl Router {
             }
             Err(ReadError::Unavailable(_)) => return Self::dispose_later(disposal, ctx),
         };
-        let read_to_the_end = page.messages.is_empty() && page.through == MessageNumber::MAX;
-        if read_to_the_end {
+        if page.messages.is_empty() && page.through >= disposal.through {
             match disposal.lane {
                 Lane::Open => (disposal.lane, disposal.after) = (Lane::Parked, 0),
                 Lane::Parked => return self.disposed(disposal, destination, ctx),
@@ -112,6 +117,9 @@ impl Router {
         messages: &[Stored],
         ctx: &mut Context<Self>,
     ) -> bool {
+        if messages.is_empty() {
+            return true;
+        }
         self.append_building();
         self.building.accepted_ms = clock::wall_ms();
         let mut copied = Vec::with_capacity(messages.len());
@@ -122,10 +130,9 @@ impl Router {
             }
         }
         self.gather_copies(to);
-        self.append_building();
+        // What the journal did not take has not moved.
+        let Some(first) = self.append_building() else { return false };
         // The copies' numbers go into the ledger, so that a trace can follow the message.
-        let Some(pending) = self.pending.back().filter(|_| !self.failed) else { return false };
-        let first = pending.first_number;
         let details = copied.into_iter().zip(first..).map(|(number, copy)| SettleDetail {
             number,
             attempts: 0,

@@ -97,11 +97,12 @@ impl<B> Delivery<B> {
         }
         let opening = self.link.ramp.map_or(usize::MAX, |ramp| 2 * ramp.window() as usize);
         let messages_max = self.queue.messages_max().min(opening.max(RAMP_MESSAGES_MIN));
-        let retries = self.wanted_retries(messages_max);
-        retries.map(|load| (What::Retries, load)).or_else(|| {
-            let load = self.wanted_backlog(messages_max)?;
-            Some((What::Backlog, load))
-        })
+        if self.retries.wanted().next().is_some() {
+            // Also when there is no room for them now: a page of the backlog brings retries of
+            // higher numbers along, and they would overtake these.
+            return self.wanted_retries(messages_max).map(|load| (What::Retries, load));
+        }
+        self.wanted_backlog(messages_max).map(|load| (What::Backlog, load))
     }
 
     /// The first run of wanted retries.
