@@ -134,6 +134,9 @@ impl Keeper {
                 .filter(|id| !kept(*id))
                 .collect()
         };
+        // One that was sealed while this turn was under way has no index yet, and its history is made
+        // of that.
+        self.write_indexes()?;
         gone.into_iter().try_for_each(|id| self.shared.reclaim(id))
     }
 
@@ -246,8 +249,20 @@ impl Shared {
     }
 
     /// Gives the room of a segment back: nothing in it is live, and a checkpoint says so. Its file
-    /// becomes a spare one or is removed, its index becomes history.
+    /// becomes a spare one or is removed, its index becomes history. The history comes first: at no
+    /// moment is a message in neither, as whoever looks it up then would be told that it has aged out.
     pub(super) fn reclaim(&self, id: u64) -> io::Result<()> {
+        let indexed = {
+            let state = self.state.lock();
+            let segment = state.segments.iter().find(|segment| segment.id == id);
+            segment.and_then(|segment| match segment.index {
+                Place::File => Some((segment.first, segment.next?)),
+                Place::Active(_) | Place::Sealed(_) => None,
+            })
+        };
+        if let Some((first, next)) = indexed {
+            self.keep_history(id, first, next)?;
+        }
         let segment = {
             let mut state = self.state.lock();
             let Some(place) = state.segments.iter().position(|segment| segment.id == id) else {
@@ -269,10 +284,7 @@ impl Shared {
         } else {
             self.disk.unlink(&path)?;
         }
-        match (&segment.index, segment.next) {
-            (Place::File, Some(next)) => self.keep_history(id, segment.first, next),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     /// Cuts the index of a reclaimed segment to what the ledger needs and moves it to the history.

@@ -106,11 +106,14 @@ impl Shared {
     }
 
     fn index_file(&self, source: Source) -> Result<IndexFile, IndexError> {
-        let path = match source {
-            Source::Stored(id) => Shared::index_path(id),
-            Source::History(id) => Shared::history_path(id),
-        };
-        IndexFile::open(&*self.disk, &path)
+        let history = |id| IndexFile::open(&*self.disk, &Shared::history_path(id));
+        match source {
+            // Reclaimed since the sources were listed: its index is history by now.
+            Source::Stored(id) => {
+                IndexFile::open(&*self.disk, &Shared::index_path(id)).or_else(|_| history(id))
+            }
+            Source::History(id) => history(id),
+        }
     }
 
     /// The record by which a message ended for one peer. That it ended is certain; where the record
