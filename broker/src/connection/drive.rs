@@ -154,22 +154,20 @@ impl Connection {
                 Poll::Ready(ready) => ready?,
                 Poll::Pending => return Ok(()),
             }
-            if !self.digest(Source::Socket(cx))? {
-                return Ok(());
-            }
-            self.pulse.read(now);
+            let Some(framed) = self.digest(Source::Socket(cx))? else { return Ok(()) };
+            self.pulse.read(now, framed, self.reader.total());
         }
         cx.waker().wake_by_ref();
         Ok(())
     }
 
-    /// Reads once and deals with what came. `false`: nothing came after all.
-    fn digest(&mut self, source: Source<'_, '_>) -> Result<bool, End> {
+    /// Reads once and deals with what came: whether whole frames did. `None`: nothing came after all.
+    fn digest(&mut self, source: Source<'_, '_>) -> Result<Option<bool>, End> {
         let net = Rc::clone(&self.net);
         let mut filled = match source {
             Source::Unread => self.reader.unread(),
             Source::Socket(cx) => match self.reader.poll_fill(cx, &mut self.stream, &net.scratch) {
-                Poll::Pending => return Ok(false),
+                Poll::Pending => return Ok(None),
                 Poll::Ready(Ok(Some(filled))) => filled,
                 Poll::Ready(Ok(None)) => {
                     return Err(End::Left("the other side closed the connection".to_owned()));
@@ -184,7 +182,7 @@ impl Connection {
             Ok(pass) => {
                 let chunk = filled.take(pass.consumed, pass.wanted, pass.skip);
                 self.forward(chunk)?;
-                Ok(true)
+                Ok(Some(pass.consumed > 0))
             }
             Err(refusal) => {
                 // What came before it stands.

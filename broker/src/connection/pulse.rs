@@ -6,12 +6,18 @@
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// This much of a frame is a sign of life before the frame is whole; less is not, so that a side that
+/// drips bytes of a frame it never ends is silent.
+const PROGRESS_BYTES: u64 = 4 * 1024;
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Pulse {
     heartbeat: Duration,
     silence: Duration,
     read_at: Instant,
+    /// Bytes that had been read at the last sign of life.
+    read_bytes: u64,
     wrote_at: Instant,
     /// Since when bytes wait that the other side does not take.
     stalled_at: Option<Instant>,
@@ -32,15 +38,19 @@ pub(super) enum Beat {
 
 impl Pulse {
     pub(super) fn new(heartbeat: Duration, silence: Duration, now: Instant) -> Pulse {
-        Pulse { heartbeat, silence, read_at: now, wrote_at: now, stalled_at: None }
+        Pulse { heartbeat, silence, read_at: now, read_bytes: 0, wrote_at: now, stalled_at: None }
     }
 
     pub(super) fn silence(&self) -> Duration {
         self.silence
     }
 
-    pub(super) fn read(&mut self, now: Instant) {
-        self.read_at = now;
+    /// Bytes were read, `total` by now; `framed` says whether whole frames were among them.
+    pub(super) fn read(&mut self, now: Instant, framed: bool, total: u64) {
+        if framed || total >= self.read_bytes + PROGRESS_BYTES {
+            self.read_at = now;
+            self.read_bytes = total;
+        }
     }
 
     /// Some bytes went out; `waiting` says whether others could not.
@@ -102,11 +112,24 @@ mod tests {
     fn a_silent_other_side_is_dead() {
         let start = Instant::now();
         let mut pulse = Pulse::new(HEARTBEAT, SILENCE, start);
-        pulse.read(start + SECOND);
+        pulse.read(start + SECOND, true, 5);
         pulse.wrote(start + 29 * SECOND, false);
         assert_eq!(pulse.next(), start + 31 * SECOND);
         assert_eq!(pulse.due(start + 30 * SECOND), Beat::Nothing);
         assert_eq!(pulse.due(start + 31 * SECOND), Beat::Silent);
+    }
+
+    #[test]
+    fn dripping_is_silence_and_progress_is_not() {
+        let start = Instant::now();
+        let mut pulse = Pulse::new(HEARTBEAT, SILENCE, start);
+        for second in 1..30 {
+            pulse.read(start + second * SECOND, false, u64::from(second));
+        }
+        pulse.wrote(start + 29 * SECOND, false);
+        assert_eq!(pulse.due(start + 30 * SECOND), Beat::Silent);
+        pulse.read(start + 30 * SECOND, false, PROGRESS_BYTES);
+        assert_eq!(pulse.due(start + 30 * SECOND), Beat::Nothing);
     }
 
     #[test]
@@ -115,7 +138,7 @@ mod tests {
         let mut pulse = Pulse::new(HEARTBEAT, SILENCE, start);
         pulse.blocked(start + SECOND);
         pulse.blocked(start + 5 * SECOND);
-        pulse.read(start + 25 * SECOND);
+        pulse.read(start + 25 * SECOND, true, 5);
         assert_eq!(pulse.due(start + 30 * SECOND), Beat::Nothing, "no heartbeat behind a stall");
         assert_eq!(pulse.due(start + 31 * SECOND), Beat::Stalled);
         pulse.wrote(start + 30 * SECOND, true);

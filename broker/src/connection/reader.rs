@@ -43,6 +43,8 @@ pub(super) struct Reader {
     wanted: usize,
     /// Bytes to come that belong to a frame that is not to be taken.
     skip: usize,
+    /// Bytes read so far.
+    total: u64,
 }
 
 /// The outcome of a read: where the bytes are, until they are taken.
@@ -55,12 +57,17 @@ pub(super) struct Filled<'a> {
 impl Reader {
     /// Starts with bytes that were read before: what followed a hello.
     pub(super) fn with(rest: BytesMut) -> Reader {
-        Reader { own: rest, wanted: 0, skip: 0 }
+        Reader { own: rest, wanted: 0, skip: 0, total: 0 }
     }
 
     /// Whether nothing is kept from earlier reads.
     pub(super) fn is_empty(&self) -> bool {
         self.own.is_empty()
+    }
+
+    /// Bytes read from the socket so far.
+    pub(super) fn total(&self) -> u64 {
+        self.total
     }
 
     /// Gives memory back while nothing is read.
@@ -86,6 +93,7 @@ impl Reader {
             let missing = self.wanted.saturating_sub(self.own.len());
             self.own.reserve(missing.max(READ_BYTES_MIN));
             let read = ready!(poll_read(cx, socket, &mut self.own))?;
+            self.total += read as u64;
             return Poll::Ready(Ok((read > 0).then_some(Filled { reader: self, scratch: None })));
         }
         let mut buffer = scratch.0.borrow_mut();
@@ -98,6 +106,7 @@ impl Reader {
         buffer.extend_from_slice(&self.own);
         match poll_read(cx, socket, &mut buffer) {
             Poll::Ready(Ok(read)) if read > 0 => {
+                self.total += read as u64;
                 self.own.clear();
                 Poll::Ready(Ok(Some(Filled { reader: self, scratch: Some(buffer) })))
             }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use restante_actors::journal::{Ended, Life, LookupError};
 use restante_protocol::id::{MessageNumber, PeerId};
 use restante_protocol::record::{Outcome, SettleRecord};
+use std::sync::atomic::Ordering;
 
 /// Where settles may be found: a segment that is stored, or the history of one that is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,8 +117,9 @@ impl Shared {
         }
     }
 
-    /// The record by which a message ended for one peer. That it ended is certain; where the record
-    /// is no longer kept, the answer is an ack at time 0.
+    /// The record by which a message ended for one peer. One that is still on its way to the disk has
+    /// not ended anything: a crash would bring the message back, and `None` says so. That it ended is
+    /// certain otherwise; where the record is no longer kept, the answer is an ack at time 0.
     fn ended(
         &self,
         sources: &[(Source, MessageNumber)],
@@ -148,6 +150,9 @@ impl Shared {
                 }
             }
         }
+        if parked.is_none() && self.has_unwritten_settles() {
+            return None;
+        }
         parked.or(Some(Ended::Settled {
             outcome: Outcome::Acked,
             at_ms: 0,
@@ -155,6 +160,10 @@ impl Shared {
             attempts: 0,
             value: None,
         }))
+    }
+
+    fn has_unwritten_settles(&self) -> bool {
+        self.last_lazy.load(Ordering::Acquire) >= self.state.lock().durable_next
     }
 
     fn settles_of(&self, source: Source, peer: PeerId) -> Vec<SettleOrPark> {

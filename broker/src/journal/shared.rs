@@ -60,6 +60,8 @@ pub(super) struct Shared {
     pub(super) checkpoint_asked: AtomicBool,
     /// Bytes of log since the last checkpoint was handed over.
     pub(super) since_checkpoint: AtomicU64,
+    /// Number of the last settle or park that was queued.
+    pub(super) last_lazy: AtomicU64,
 }
 
 const OPEN: u8 = 0;
@@ -182,6 +184,7 @@ impl Shared {
             disk_bytes: AtomicU64::new(parts.disk_bytes),
             checkpoint_asked: AtomicBool::new(false),
             since_checkpoint: AtomicU64::new(0),
+            last_lazy: AtomicU64::new(0),
         }
     }
 
@@ -316,6 +319,7 @@ impl Shared {
         }
         let mut intake = self.intake.lock();
         let number = intake.number(1);
+        self.last_lazy.store(number, Ordering::Release);
         self.next_number.store(intake.next_number, Ordering::Release);
         let max = self.caps.batch_bytes_max;
         let batch = match intake.queue.last_mut() {

@@ -1,0 +1,215 @@
+//! Messages that crash the actor of their peer: set aside after the second crash, with nothing else
+//! lost, nothing leaked, and the neighbours none the wiser (promise P8).
+//!
+//! The program under test is the node with the fault hooks that release builds do not contain: a
+//! delivery whose body contains the mark panics.
+
+use restante_client::protocol::admin::PeerPatch;
+use restante_client::protocol::id::MessageId;
+use restante_client::protocol::status::{Health, MessageState};
+use restante_client::{AttachOptions, Client, Publish};
+use restante_tests::harness::{Inbox, Node, Setup, Usage, add_peer, eventually};
+use restante_tests::scene;
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(60);
+const MARK: &str = "poison-9f3c";
+
+fn poisonable(setup: Setup) -> Setup {
+    setup.env("RESTANTE_FAULT_PANIC_ON", MARK)
+}
+
+/// Publishes everything and waits for all confirms. Ids in the order of the texts.
+async fn publish(client: &Client, messages: Vec<(Vec<String>, String)>) -> Vec<MessageId> {
+    let mut receipts = Vec::with_capacity(messages.len());
+    for (receivers, text) in messages {
+        let publish = Publish::to(receivers).payload(text).key("all");
+        receipts.push(client.publish(publish).await.expect("a buffer with room"));
+    }
+    let mut ids = Vec::with_capacity(receipts.len());
+    for receipt in receipts {
+        ids.push(receipt.within(LIMIT).await.expect("a confirm").id);
+    }
+    ids
+}
+
+#[tokio::test]
+async fn a_message_that_crashes_its_peers_actor_is_parked_and_nobody_else_notices() {
+    const NEIGHBOURS: usize = 4;
+    const MESSAGES: usize = 3_000;
+    const POISONS: [usize; 3] = [400, 401, 2_000];
+    let scene = scene!("poison");
+    let mut node = poisonable(scene.node()).start().await;
+    let client = node.client().await;
+    let victim = Inbox::listen("127.0.0.1:0").await;
+    add_peer(&client, "victim", &victim.url(), quick()).await;
+    let mut everyone = vec!["victim".to_owned()];
+    let mut neighbours = Vec::new();
+    for number in 0..NEIGHBOURS {
+        let name = format!("neighbour-{number}");
+        add_peer(&client, &name, "attach:", quick()).await;
+        neighbours.push(Inbox::attach(node.addr(), &name).await);
+        everyone.push(name);
+    }
+
+    let messages = (0..MESSAGES).map(|number| match POISONS.contains(&number) {
+        true => (vec!["victim".to_owned()], format!("{number} {MARK}")),
+        false => (everyone.clone(), format!("{number}")),
+    });
+    let ids = publish(&client, messages.collect()).await;
+    let good: Vec<String> =
+        (0..MESSAGES).filter(|n| !POISONS.contains(n)).map(|n| n.to_string()).collect();
+    let poisons: Vec<MessageId> = POISONS.iter().map(|number| ids[*number]).collect();
+
+    for neighbour in &neighbours {
+        neighbour.has(good.len(), LIMIT).await;
+        assert!(neighbour.texts() == good, "everything, in order");
+        let undisturbed = |seen: &restante_tests::harness::Seen| !seen.redelivered;
+        assert!(neighbour.seen().iter().all(undisturbed), "neighbours are not disturbed");
+    }
+    victim.has(good.len(), LIMIT).await;
+    assert!(victim.texts() == good, "everything but the poison, in order");
+    parked(&client, "victim", POISONS.len() as u64).await;
+    trace_parked(&client, &poisons).await;
+    assert_eq!(client.peer("victim").await.expect("a peer").restarts, 2 * POISONS.len() as u64);
+    assert_eq!(node.events("poison_parked").len(), POISONS.len());
+    assert_eq!(node.events("actor_crashed").len(), 2 * POISONS.len());
+
+    // Set aside for good: a restart brings none of it back.
+    node.kill();
+    node.restart().await;
+    parked(&client, "victim", POISONS.len() as u64).await;
+    trace_parked(&client, &poisons).await;
+    let more = publish(&client, vec![(vec!["victim".to_owned()], "after".to_owned())]).await;
+    victim.has(good.len() + 1, LIMIT).await;
+    assert_eq!(victim.seen().last().map(|seen| seen.id), more.last().copied());
+    assert_eq!(client.peer("victim").await.expect("a peer").restarts, 0);
+}
+
+/// Two crashes for each of 500 peers. Crashes of one peer are held back after the third, so a
+/// thousand of them take many peers; half of these are dialled, so that links are rebuilt too.
+#[tokio::test]
+async fn a_thousand_crashes_leak_nothing() {
+    const ROUND: usize = 250;
+    let scene = scene!("leak");
+    let node = poisonable(scene.node()).start().await;
+    let client = node.client().await;
+    let listener = Inbox::listen("127.0.0.1:0").await;
+
+    // The first round warms everything up that grows once: pools, buffers, the allocator.
+    let settled: Usage = crash_round(&node, &client, &listener, 0, ROUND).await;
+    let after: Usage = crash_round(&node, &client, &listener, ROUND, ROUND).await;
+    assert_eq!(node.events("actor_crashed").len(), 4 * ROUND, "a thousand crashes");
+    assert_eq!(node.events("poison_parked").len(), 2 * ROUND);
+
+    // The second round's peers stay, with what every living peer has: half of them a connection.
+    let links = ROUND / 2;
+    assert!(
+        after.files <= settled.files + links + 4,
+        "files {} after {} with {links} links more",
+        after.files,
+        settled.files
+    );
+    assert_eq!(after.threads, settled.threads);
+    let growth = after.resident_kib.saturating_sub(settled.resident_kib);
+    assert!(growth < 16 * 1024, "{growth} KiB more after 500 further crashes and 250 peers");
+    let open = client.node().await.expect("an answer").connections;
+    assert!(open <= 2 * links as u64 + 3, "{open} connections");
+}
+
+/// Adds peers, gives each a message, a poison and another message, and waits until both messages
+/// have arrived and the poison is parked everywhere.
+async fn crash_round(
+    node: &Node,
+    client: &Client,
+    listener: &Inbox,
+    first: usize,
+    count: usize,
+) -> Usage {
+    let receiver = node.client().await;
+    let names: Vec<String> = (first..first + count).map(|n| format!("peer-{n:04}")).collect();
+    let (dialled, attached) = names.split_at(count / 2);
+    for name in dialled {
+        add_peer(client, name, &listener.url(), quick()).await;
+    }
+    for name in attached {
+        add_peer(client, name, "attach:", quick()).await;
+    }
+    let attached = receiver.attach_many(attached, AttachOptions::default()).await;
+    let arrived = attached.into_iter().map(|subscription| {
+        let mut subscription = subscription.expect("an attachment");
+        tokio::spawn(async move {
+            let mut texts = std::collections::BTreeSet::new();
+            while texts.len() < 2 {
+                // An error is news: the crash ends the attachment, the client attaches again.
+                if let Ok(delivery) = subscription.next().await.expect("the client lives") {
+                    texts.insert(delivery.payload.to_vec());
+                    let _ = delivery.ack();
+                }
+            }
+            subscription
+        })
+    });
+    let arrived: Vec<_> = arrived.collect();
+    let before = listener.count();
+
+    let messages = names.iter().flat_map(|name| {
+        let texts = ["before".to_owned(), format!("{MARK} for {name}"), "after".to_owned()];
+        texts.map(|text| (vec![name.clone()], text))
+    });
+    publish(client, messages.collect()).await;
+    let mut subscriptions = Vec::new();
+    for task in arrived {
+        let subscription = tokio::time::timeout(LIMIT, task).await.expect("both messages arrive");
+        subscriptions.push(subscription.expect("no panic in it"));
+    }
+    listener.has(before + 2 * dialled.len(), LIMIT).await;
+    eventually("every poison to be parked and every peer to be well", LIMIT, async || {
+        let peers = client.peers().await.expect("an answer");
+        let mut mine = peers.iter().filter(|peer| names.contains(&peer.name));
+        let well = mine.all(|peer| (peer.parked, peer.waiting, peer.health) == (1, 0, Health::Up));
+        well.then_some(())
+    })
+    .await;
+    // The attachments end with this round; the usage is that of the node at rest.
+    drop(subscriptions);
+    receiver.close().await;
+    eventually("the round's connection to be gone", LIMIT, async || {
+        let peers = client.peers().await.expect("an answer");
+        let down = peers.iter().filter(|peer| peer.health == Health::Unreachable).count();
+        (down == (first + count) / 2).then_some(())
+    })
+    .await;
+    node.usage()
+}
+
+fn quick() -> PeerPatch {
+    PeerPatch { backoff_ms_min: Some(10), backoff_ms_max: Some(100), ..PeerPatch::default() }
+}
+
+async fn parked(client: &Client, name: &str, count: u64) {
+    eventually("the poison to be parked", LIMIT, async || {
+        let status = client.peer(name).await.ok()?.status;
+        ((status.parked, status.waiting) == (count, 0)).then_some(())
+    })
+    .await;
+}
+
+async fn trace_parked(client: &Client, ids: &[MessageId]) {
+    for id in ids {
+        let reason = eventually("the ledger to have it", LIMIT, async || {
+            let status = client.message(*id).await.expect("a message in the ledger");
+            let [receiver] = &*status.receivers else { panic!("one receiver: {status:?}") };
+            match &receiver.state {
+                MessageState::Parked { reason, .. } => Some(reason.clone()),
+                // Until the record is on disk a crash would bring the message back.
+                MessageState::Queued => None,
+                other => panic!("parked, not {other:?}"),
+            }
+        })
+        .await;
+        assert!(reason.contains("crashed"), "a parked message says why: {reason}");
+        let payload = client.payload(*id).await.expect("a parked message stays stored");
+        assert!(String::from_utf8_lossy(&payload.payload).contains(MARK));
+    }
+}
