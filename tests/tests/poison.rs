@@ -8,7 +8,7 @@ use restante_client::protocol::admin::PeerPatch;
 use restante_client::protocol::id::MessageId;
 use restante_client::protocol::status::{Health, MessageState};
 use restante_client::{AttachOptions, Client, Publish};
-use restante_tests::harness::{Inbox, Node, Setup, Usage, add_peer, eventually};
+use restante_tests::harness::{Inbox, Node, Setup, Usage, add_peer, eventually, within};
 use restante_tests::scene;
 use std::time::Duration;
 
@@ -84,6 +84,36 @@ async fn a_message_that_crashes_its_peers_actor_is_parked_and_nobody_else_notice
     victim.has(good.len() + 1, LIMIT).await;
     assert_eq!(victim.seen().last().map(|seen| seen.id), more.last().copied());
     assert_eq!(client.peer("victim").await.expect("a peer").restarts, 0);
+}
+
+/// A grant counts deliveries by their tags: those that a crash takes back must not use it up.
+#[tokio::test]
+async fn a_crash_uses_up_nothing_of_a_receivers_grant() {
+    let scene = scene!("poison_grant");
+    let node = poisonable(scene.node()).start().await;
+    let client = node.client().await;
+    add_peer(&client, "victim", "attach:", quick()).await;
+    let texts = ["one".to_owned(), "two".to_owned(), MARK.to_owned(), "three".to_owned()];
+    let messages = texts.map(|text| (vec!["victim".to_owned()], text));
+    publish(&client, messages.into()).await;
+    let receiver = node.client().await;
+    let options = AttachOptions { grant: Some(3), ..AttachOptions::default() };
+    let mut subscription = receiver.attach("victim", options).await.expect("an attachment");
+    let mut came = Vec::new();
+    while came.len() < 3 {
+        let next = within("a delivery", LIMIT, subscription.next()).await;
+        let Ok(delivery) = next.expect("the client lives") else { continue };
+        let text = String::from_utf8_lossy(&delivery.payload).into_owned();
+        if came.contains(&text) {
+            // It came, so it counts: an ack that the crash overtook.
+            assert!(delivery.redelivered);
+            subscription.grant(1);
+        } else {
+            came.push(text);
+        }
+        let _ = delivery.ack();
+    }
+    assert_eq!(came, ["one", "two", "three"]);
 }
 
 /// Two crashes for each of 500 peers. Crashes of one peer are held back after the third, so a

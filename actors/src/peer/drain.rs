@@ -111,7 +111,6 @@ impl Peer {
                     // so a copy may be one of two.
                     redelivered |= flags & body_flags::ORIGINAL_ID != 0;
                 }
-                attachment.next_tag = transmit.tag + 1;
                 room = room.saturating_sub(transmit.body.len() + 64);
                 self.outgoing.push(Outgoing {
                     tag: transmit.tag,
@@ -122,10 +121,12 @@ impl Peer {
                 });
             }
             self.marks.put_down();
-            if self.outgoing.is_empty() {
-                return;
-            }
+            let Some(last) = self.outgoing.last() else { return };
+            // Not before they leave: after a panic a rebuilt core must go on with the first tag that
+            // the receiver has not seen, or its grant would count deliveries that never came.
+            let next_tag = last.tag + 1;
             attachment.link.transmit(&self.outgoing);
+            attachment.next_tag = next_tag;
             self.outgoing.clear();
         }
     }

@@ -337,7 +337,8 @@ impl Handler<Granted> for Peer {
     fn handle(&mut self, granted: Granted, ctx: &mut Context<Self>) {
         let Some(attachment) = self.link.as_mut() else { return };
         if attachment.number == granted.number {
-            attachment.grant = Some(granted.messages);
+            // A grant is never taken back.
+            attachment.grant = attachment.grant.max(Some(granted.messages));
             self.core.handle_grant(clock::now(), granted.messages);
             self.mark_dirty(ctx);
         }
