@@ -132,7 +132,9 @@ impl fmt::Display for Code {
 pub struct Refusal {
     /// The stable reason.
     pub code: Code,
-    /// What was wrong here and what was expected, one line.
+    /// What was wrong here and what was expected, one line. From the other side it is taken up to
+    /// [`REASON_BYTES_MAX`]: it is kept, logged and told on.
+    #[serde(deserialize_with = "cut_detail")]
     pub detail: String,
 }
 
@@ -153,6 +155,14 @@ pub(crate) fn named<E: serde::de::Error>(code: Code, error: &dyn fmt::Display) -
 pub(crate) fn code_of(text: &str) -> Option<Code> {
     let (word, _) = text.split_once(": ")?;
     Code::ALL.iter().copied().find(|code| code.word() == word)
+}
+
+fn cut_detail<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let mut detail = String::deserialize(deserializer)?;
+    if detail.len() > REASON_BYTES_MAX {
+        detail = cut_reason(&detail).to_owned();
+    }
+    Ok(detail)
 }
 
 /// A reason or detail cut to [`REASON_BYTES_MAX`] at a character's boundary.

@@ -2,7 +2,8 @@
 
 use crate::wire::{Bench, Door, welcome};
 use restante_protocol::admin::{AdminCommand, PeerPatch};
-use restante_protocol::control::{Control, Request};
+use restante_protocol::control::{Control, Reply, Request};
+use restante_protocol::limits::REASON_BYTES_MAX;
 use restante_protocol::refusal::{Code, Refusal};
 
 fn add(bench: &Bench, name: &str, url: &str) {
@@ -118,4 +119,21 @@ fn black_holes_do_not_keep_others_waiting() {
     receiver.say(&welcome(None));
     assert!(receiver.ask(Request::Node).is_ok());
     drop(held);
+}
+
+#[test]
+fn a_receivers_long_story_is_cut_before_it_is_kept() {
+    let (bench, door) = (Bench::new(), Door::new());
+    add(&bench, "a", &door.url());
+    let (mut receiver, _) = door.accept();
+    let story = Refusal::new(Code::Overloaded, "so it came that ".repeat(60_000));
+    receiver.say(&welcome(None));
+    receiver.say(&Control::Goodbye(story));
+    // The node has heard it by the time it dials again.
+    let (_again, _) = door.accept();
+    let Ok(Reply::Peer(info)) = bench.guest().ask(Request::Peer { name: "a".to_owned() }) else {
+        panic!("no answer")
+    };
+    let why = info.status.why;
+    assert!(why.contains("so it came that") && why.len() < 2 * REASON_BYTES_MAX, "{}", why.len());
 }
