@@ -2,8 +2,9 @@
 //! durable. Nothing leaves this file towards a producer or a peer before the journal has said so.
 
 use super::batch::{Building, Outcome, Pending};
+use super::calls::Call;
 use super::publish::refused_by_place;
-use super::{Call, Effected, Router};
+use super::{Effected, Router};
 use crate::journal::{Batch, Completion, End};
 use crate::peer::{Enqueue, EnqueuedMessage, Missed};
 use actix::prelude::*;

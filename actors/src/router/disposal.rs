@@ -198,7 +198,7 @@ impl Router {
             _ => b"purged by an operator",
         };
         for number in numbers {
-            if let Some(call) = self.calls.remove(number) {
+            if let Some(call) = self.calls.remove(*number) {
                 call.from.reply(call.sequence, ReplyKind::Ended, how);
             }
         }

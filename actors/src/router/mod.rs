@@ -16,6 +16,7 @@
 
 mod administer;
 mod batch;
+mod calls;
 mod commit;
 mod disposal;
 pub mod messages;
@@ -31,8 +32,9 @@ use crate::peer::{PeerConfig, Shared};
 use crate::{Figures, Limits, peer};
 use actix::prelude::*;
 use batch::{Building, Pending};
+use calls::Calls;
 use restante_protocol::admin::AdminDone;
-use restante_protocol::id::{MessageNumber, PeerId};
+use restante_protocol::id::PeerId;
 use restante_protocol::refusal::{Code, Refusal};
 use restante_protocol::registry::{AdminEvent, Peer as PeerRecord};
 use restante_protocol::state::{Applied, NodeState, StateEvent};
@@ -70,7 +72,7 @@ pub struct Router {
     publishes: u64,
     /// The connection that speaks for each producer.
     sessions: HashMap<u32, SharedProducer>,
-    calls: HashMap<MessageNumber, Call>,
+    calls: Calls,
     /// Changes that have just become durable.
     effects: Vec<Effected>,
     leaving: administer::Leaving,
@@ -84,12 +86,6 @@ pub struct Router {
     fatal: Arc<watch::Sender<Option<String>>>,
     draining: bool,
     drained: Vec<oneshot::Sender<()>>,
-}
-
-/// A producer awaits this message's end.
-struct Call {
-    from: SharedProducer,
-    sequence: u64,
 }
 
 /// What an operator's change does to the running node once it is durable.
@@ -120,6 +116,7 @@ impl Router {
         figures: Arc<Figures>,
         fatal: Arc<watch::Sender<Option<String>>>,
     ) -> Router {
+        let calls = Calls::new(limits.calls_max);
         Router {
             journal: Arc::clone(&shared.journal),
             shared,
@@ -133,7 +130,7 @@ impl Router {
             in_hand_bytes: 0,
             publishes: 0,
             sessions: HashMap::new(),
-            calls: HashMap::new(),
+            calls,
             effects: Vec::new(),
             leaving: administer::Leaving::new(),
             flushes: HashMap::new(),
@@ -245,7 +242,7 @@ impl Handler<CallEnded> for Router {
     type Result = ();
 
     fn handle(&mut self, ended: CallEnded, _: &mut Context<Self>) {
-        if let Some(call) = self.calls.remove(&ended.number) {
+        if let Some(call) = self.calls.remove(ended.number) {
             call.from.reply(call.sequence, ended.kind, &ended.value);
         }
     }

@@ -162,18 +162,14 @@ impl Router {
         });
     }
 
-    /// Whether one more call may await its answer. Those whose caller has gone make room.
+    /// Why one more call may not await its answer, if it may not.
     fn too_many_calls(&mut self, flags: u8) -> Option<Refusal> {
-        let max = self.limits.calls_max;
-        let is_full = |router: &Router| router.calls.len() + router.building.calls.len() >= max;
-        if flags & body_flags::REPLY == 0 || !is_full(self) {
+        let is_call = flags & body_flags::REPLY != 0;
+        if !is_call || self.calls.has_room(self.building.calls.len(), clock::now) {
             return None;
         }
-        self.calls.retain(|_, call| !call.from.is_closed());
-        is_full(self).then(|| {
-            let detail = format!("{max} calls await their answers already");
-            Refusal::new(Code::Overloaded, detail)
-        })
+        let detail = format!("{} calls await their answers already", self.calls.max());
+        Some(Refusal::new(Code::Overloaded, detail))
     }
 
     /// Writes the record and notes it for its receivers; returns its index in the batch.
