@@ -46,16 +46,12 @@ impl Router {
     ) -> Result<(AdminDone, AdminEffect), Refusal> {
         // What is gathered waits for its peer too.
         self.append_building();
-        let journal = Arc::clone(&self.journal);
-        let waiting = |id: PeerId| {
-            let backlog = journal.backlog(id);
-            backlog.messages + backlog.parked
-        };
-        let event = self.state.registry.check(command, WallMillis(clock::wall_ms()), waiting)?;
+        let (registry, now) = (&self.state.registry, WallMillis(clock::wall_ms()));
+        let event = registry.check(command, now, |id| self.stored_for(id))?;
         let (id, version) = subject(&event);
         let before = self.state.registry.get(id).cloned();
         let removes = matches!(event, AdminEvent::PeerRemoved { .. });
-        let waiting = if removes { waiting(id) } else { 0 };
+        let waiting = if removes { self.stored_for(id) } else { 0 };
         self.append_state(&StateEvent::Admin(event.clone()))?;
         if removes {
             // Nothing more is accepted for it; what was is in the log before its removal.
@@ -71,7 +67,11 @@ impl Router {
         let AdminEffect { event, before, by, waiting } = effect;
         match event {
             AdminEvent::PeerAdded(record) => {
-                self.seat(&record);
+                // One that has been removed again while this was on its way to disk gets no actor:
+                // nobody would ever stop it.
+                if self.state.registry.get(record.id).is_some() {
+                    self.seat(&record);
+                }
                 let (name, url) = (record.name.as_str(), record.url.to_string());
                 events::peer_added(name, record.id, &url, record.version, &by);
             }
@@ -107,13 +107,22 @@ impl Router {
 
     /// Stops the actor of a removed peer, then sees to what waited for it.
     fn retire(&mut self, id: PeerId, by: String, ctx: &mut Context<Self>) {
-        let Some(seat) = self.leaving.remove(&id) else { return };
+        let Some(seat) = self.leaving.remove(&id) else { return self.dispose(id, by, ctx) };
         let retired = seat.addr.send(Retire).into_actor(self);
         ctx.spawn(retired.map(move |_, router, ctx| router.dispose(id, by, ctx)));
     }
 
     fn waiting(&self, id: PeerId) -> u64 {
         self.journal.backlog(id).messages
+    }
+
+    /// Messages that wait or are parked for a peer, those on their way to disk included: the journal
+    /// counts a message only once it is there.
+    fn stored_for(&self, id: PeerId) -> u64 {
+        let backlog = self.journal.backlog(id);
+        let hand_offs = self.pending.iter().flat_map(|pending| &pending.hand_offs);
+        let on_its_way = hand_offs.filter(|(peer, _)| *peer == id).map(|(_, new)| new.len() as u64);
+        backlog.messages + backlog.parked + on_its_way.sum::<u64>()
     }
 
     fn fate(&self, disposition: Disposition) -> String {

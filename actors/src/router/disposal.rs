@@ -13,7 +13,8 @@ use restante_protocol::frame::ReplyKind;
 use restante_protocol::id::{MessageNumber, PeerId};
 use restante_protocol::message::Body;
 use restante_protocol::record::{
-    Outcome as End, RECORD_HEADER_BYTES, RecordKind, SettleDetail, SettleRecord, put_message_record,
+    Outcome as End, ParkRecord, RECORD_HEADER_BYTES, RecordKind, SettleDetail, SettleRecord,
+    put_message_record,
 };
 use restante_protocol::registry::{AdminEvent, Destination};
 use restante_protocol::state::StateEvent;
@@ -61,17 +62,18 @@ impl Router {
         };
         let page = self.journal.next(read).into_actor(self);
         ctx.spawn(page.map(move |page, router, ctx| {
-            router.dispose_of(disposal, destination, page, ctx);
+            router.dispose_of(disposal, page, ctx);
         }));
     }
 
     fn dispose_of(
         &mut self,
         mut disposal: Disposal,
-        destination: Destination,
         page: Result<Page, ReadError>,
         ctx: &mut Context<Self>,
     ) {
+        // The heir may have been removed while the page was read: nothing more is appended for it.
+        let Some(destination) = self.state.registry.destination(disposal.id) else { return };
         let page = match page {
             Ok(page) => page,
             Err(ReadError::Damaged { number, detail, through }) => {
@@ -88,7 +90,8 @@ impl Router {
             return self.dispose_page(disposal, ctx);
         }
         let settled = match destination {
-            Destination::Purge | Destination::Park => self.purge(&disposal, &page),
+            Destination::Park => return self.disposed(disposal, destination, ctx),
+            Destination::Purge => self.purge(&disposal, &page),
             Destination::Peer(to) => self.hand_over(&disposal, to, &page.messages, ctx),
         };
         if !settled {
@@ -104,12 +107,13 @@ impl Router {
     }
 
     fn purge(&mut self, disposal: &Disposal, page: &Page) -> bool {
-        self.settle_page(disposal, &page.messages, End::Purged, PeerId::NONE, Vec::new());
+        let numbers = page.messages.iter().map(|stored| stored.number).collect();
+        self.settle_page(disposal, numbers, End::Purged, PeerId::NONE, Vec::new());
         true
     }
 
     /// Copies a page to another peer's queue, then settles it here: a crash in between hands it
-    /// over twice, under the same ids.
+    /// over twice, under the same ids. What cannot be read is not moved but stays here, parked.
     fn hand_over(
         &mut self,
         disposal: &Disposal,
@@ -127,20 +131,37 @@ impl Router {
             let id = self.id(stored.accepted_ms, stored.number);
             if self.building.copy_to(to, id, stored) {
                 copied.push(stored.number);
+            } else {
+                self.leave_behind(disposal, stored.number);
             }
+        }
+        if copied.is_empty() {
+            self.building = Building::default();
+            return true;
         }
         self.gather_copies(to);
         // What the journal did not take has not moved.
         let Some(first) = self.append_building() else { return false };
         // The copies' numbers go into the ledger, so that a trace can follow the message.
-        let details = copied.into_iter().zip(first..).map(|(number, copy)| SettleDetail {
-            number,
+        let details = copied.iter().zip(first..).map(|(number, copy)| SettleDetail {
+            number: *number,
             attempts: 0,
             value: copy.to_be_bytes().to_vec(),
         });
-        self.settle_page(disposal, messages, End::Moved, to, details.collect());
+        let details = details.collect();
+        self.settle_page(disposal, copied, End::Moved, to, details);
         self.flush_soon(ctx);
         true
+    }
+
+    /// A message that no copy can be made of.
+    fn leave_behind(&self, disposal: &Disposal, number: MessageNumber) {
+        events::journal_finding(&format!("message {number} cannot be read and is not handed over"));
+        if disposal.lane == Lane::Open {
+            let (peer, at_ms, attempts) = (disposal.id, clock::wall_ms(), 0);
+            let reason = "unreadable when it was to be handed over".to_owned();
+            self.journal.park(ParkRecord { peer, number, at_ms, attempts, reason });
+        }
     }
 
     /// Notes the copies in the building batch for the peer that gets them.
@@ -168,12 +189,11 @@ impl Router {
     fn settle_page(
         &mut self,
         disposal: &Disposal,
-        messages: &[Stored],
+        numbers: Vec<MessageNumber>,
         outcome: End,
         moved_to: PeerId,
         details: Vec<SettleDetail>,
     ) {
-        let numbers: Vec<MessageNumber> = messages.iter().map(|stored| stored.number).collect();
         let Some(last) = numbers.last().copied() else { return };
         self.end_calls(&numbers, outcome);
         // Open messages go in order, so nothing open is left at or below the last of a page. Parked

@@ -3,6 +3,7 @@
 
 mod dialled;
 mod hello;
+mod operators;
 mod publishing;
 mod receiving;
 mod stopping;

@@ -1,0 +1,109 @@
+//! Operators' changes that come one behind the other, before the first is on disk.
+
+use crate::wire::{Bench, Wire, publish};
+use bytes::BytesMut;
+use restante_protocol::admin::{AdminCommand, AdminDone, PeerPatch, PeerUrl, Waiting};
+use restante_protocol::codec::put_control;
+use restante_protocol::control::{Control, Reply, Request};
+use restante_protocol::refusal::{Code, Refusal};
+
+/// How often each race is run: the order in which its requests reach the node is the same each time,
+/// how far the disk has come is not.
+const ROUNDS: u32 = 30;
+
+fn add(name: &str) -> Request {
+    let (url, settings) = (PeerUrl::Attach, PeerPatch::default());
+    Request::Admin(AdminCommand::PeerAdd { name: name.parse().unwrap(), url, settings })
+}
+
+fn remove(name: &str, waiting: Option<Waiting>) -> Request {
+    let (name, if_version) = (name.parse().unwrap(), None);
+    Request::Admin(AdminCommand::PeerRemove { name, if_version, waiting })
+}
+
+/// The frames of requests numbered from 1,000,000 on, for one write.
+fn asked(requests: Vec<Request>) -> BytesMut {
+    let mut bytes = BytesMut::new();
+    for (id, request) in (1_000_000..).zip(requests) {
+        put_control(&mut bytes, &Control::Request { id, request }).unwrap();
+    }
+    bytes
+}
+
+fn answer(wire: &mut Wire) -> Result<AdminDone, Refusal> {
+    match wire.control() {
+        Some(Control::Response { result, .. }) => result.map(|reply| match reply {
+            Reply::Admin(done) => done,
+            other => panic!("no answer to a change: {other:?}"),
+        }),
+        other => panic!("no answer: {other:?}"),
+    }
+}
+
+#[test]
+fn a_peer_removed_before_its_addition_is_on_disk_never_comes_to_life() {
+    let bench = Bench::new();
+    let mut operator = bench.guest();
+    let mut producer = bench.producer(1, &[]);
+    for round in 0..ROUNDS {
+        let name = format!("brief-{round}");
+        operator.send(&asked(vec![add(&name), remove(&name, None)]));
+        let (added, removed) = (answer(&mut operator).unwrap(), answer(&mut operator).unwrap());
+        assert_eq!(added.id, removed.id);
+        producer.say(&Control::Alias { alias: round, name: name.parse().unwrap() });
+        producer.publish(u64::from(round) + 1, &[round], b"x");
+        let refused = format!("refuse {} [({round}, UnknownReceiver)]", round + 1);
+        assert_eq!(producer.line(), refused);
+    }
+}
+
+#[test]
+fn messages_on_their_way_to_disk_wait_for_their_peer_too() {
+    let bench = Bench::new();
+    // One connection says both, so that the publish reaches the router first.
+    let mut both = bench.producer(1, &[]);
+    for round in 0..ROUNDS {
+        let name = format!("brief-{round}");
+        both.ask(add(&name)).unwrap();
+        both.say(&Control::Alias { alias: round, name: name.parse().unwrap() });
+        let mut bytes = publish(u64::from(round) + 1, &[round], b"x");
+        bytes.unsplit(asked(vec![remove(&name, None)]));
+        both.send(&bytes);
+        let mut heard = both.lines(2);
+        heard.sort();
+        assert!(heard[0].contains("MessagesWaiting"), "{heard:?}");
+        assert_eq!(heard[1], format!("confirm {}+1", round + 1));
+    }
+    let refusal = both.ask(remove("brief-0", None)).unwrap_err();
+    assert_eq!(refusal.code, Code::MessagesWaiting);
+}
+
+#[test]
+fn what_is_on_its_way_to_disk_goes_to_the_heir() {
+    let mut bench = Bench::new();
+    let mut both = bench.producer(1, &[]);
+    both.ask(add("heir")).unwrap();
+    let mut bytes = BytesMut::new();
+    for round in 0..ROUNDS {
+        let name = format!("brief-{round}");
+        both.ask(add(&name)).unwrap();
+        both.say(&Control::Alias { alias: round, name: name.parse().unwrap() });
+        bytes.unsplit(publish(u64::from(round) + 1, &[round], format!("m{round}").as_bytes()));
+        let heir = Waiting::HandTo("heir".parse().unwrap());
+        bytes.unsplit(asked(vec![remove(&name, Some(heir))]));
+        both.send(&bytes.split());
+        both.lines(2);
+    }
+    // Whatever of it was not done, a restart goes on with.
+    bench.restart();
+    let mut heir = bench.receiver(&["heir"]);
+    let mut came = Vec::new();
+    while came.len() < ROUNDS as usize {
+        let line = heir.line();
+        let words: Vec<&str> = line.split(' ').collect();
+        heir.ack(0, words[2].parse().unwrap(), words[2].parse().unwrap());
+        came.push(words[3].to_owned());
+        came.sort();
+        came.dedup();
+    }
+}
