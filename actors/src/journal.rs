@@ -295,6 +295,9 @@ pub trait Journal: Send + Sync {
     /// The number the next record will have.
     fn next_number(&self) -> MessageNumber;
 
+    /// No message below this number can be looked up: nothing that is stored speaks of it.
+    fn oldest_number(&self) -> MessageNumber;
+
     /// Queues records for the next commit. Each record takes one number, consecutively; the first
     /// one is returned. Never blocks.
     ///

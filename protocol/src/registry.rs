@@ -13,7 +13,8 @@
 //! An id is given once and never again, also when its peer has gone: messages are stored under it. A
 //! removed peer is remembered as `name#id` together with what is to become of its messages; purging
 //! and handing over take time, so they are marked done by an event of their own, and what a restart
-//! finds undone it goes on with. A peer added under an old name is a new peer.
+//! finds undone it goes on with. It is forgotten, by an event again, once nothing stored speaks of it.
+//! A peer added under an old name is a new peer.
 
 use crate::admin::{AdminCommand, AdminDone, PeerPatch, PeerSettings, PeerUrl, Waiting};
 use crate::id::PeerId;
@@ -23,6 +24,7 @@ use crate::state::StateError;
 use crate::time::WallMillis;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 /// Most peers of a node unless configured otherwise; as many removed ones are remembered.
 pub const PEERS_MAX_DEFAULT: usize = 100_000;
@@ -90,6 +92,15 @@ impl Disposition {
         match self {
             Disposition::Park => true,
             Disposition::Purge { done } | Disposition::HandTo { done, .. } => done,
+        }
+    }
+
+    /// Who is to get the messages, if somebody is.
+    #[must_use]
+    pub const fn heir(self) -> Option<PeerId> {
+        match self {
+            Disposition::HandTo { to, .. } => Some(to),
+            Disposition::Park | Disposition::Purge { .. } => None,
         }
     }
 }
@@ -264,9 +275,9 @@ impl Registry {
         waiting: u64,
         at: WallMillis,
     ) -> Result<AdminEvent, Refusal> {
-        if self.durable.removed.len() >= self.peers_max {
+        if self.is_memory_full() {
             let detail = format!(
-                "{} removed peers are remembered, which is the limit; purge what is parked for some",
+                "messages are parked for {} removed peers, which is the limit; say --purge or --hand-to",
                 self.peers_max
             );
             return Err(Refusal::new(Code::LimitReached, detail));
@@ -405,6 +416,27 @@ impl Registry {
     /// Removed peers whose messages have still to be purged or handed over: what a boot goes on with.
     pub fn unfinished(&self) -> impl Iterator<Item = &Removed> {
         self.removed_peers().filter(|removed| !removed.disposition.is_done())
+    }
+
+    /// Removed peers above `after`, by id, with whose messages nothing is left to be done: those that
+    /// may be forgotten once nothing is stored for them. Whoever is still to be handed another's
+    /// messages is not among them.
+    #[must_use]
+    pub fn at_rest(&self, after: PeerId, most: usize) -> Vec<PeerId> {
+        let heirs: Vec<PeerId> = self.unfinished().filter_map(|r| r.disposition.heir()).collect();
+        let above = (Bound::Excluded(after), Bound::Unbounded);
+        let at_rest = self
+            .durable
+            .removed
+            .range(above)
+            .filter(|(id, removed)| removed.disposition.is_done() && !heirs.contains(id));
+        at_rest.map(|(id, _)| *id).take(most).collect()
+    }
+
+    /// Whether no further removed peer can be remembered.
+    #[must_use]
+    pub fn is_memory_full(&self) -> bool {
+        self.durable.removed.len() >= self.peers_max
     }
 
     /// Where messages of a removed peer go at this moment; `None` for one that is not removed.

@@ -101,7 +101,9 @@ async fn peers_versions_pauses_and_removals_survive() {
     assert_eq!(admin(&client, set.clone()).await.version, 2);
     assert_eq!(refused(&client, set).await, Code::VersionConflict);
     admin(&client, pause("attached", None)).await;
-    admin(&client, remove("gone", None)).await;
+    // One without messages would be forgotten.
+    publish(&client, &["gone"], &texts("gone", 3)).await;
+    admin(&client, remove("gone", Some(Waiting::Park))).await;
     let again = add_peer(&client, "gone", "attach:", PeerPatch::default()).await;
     assert_ne!(again, removed, "a peer added again under an old name is a new peer");
 

@@ -181,6 +181,10 @@ events! {
         => "Nothing; parked messages stay addressable as name#id."
     INFO peer_removed(peer: &str, peer_id: PeerId, fate: &str, messages: u64, by: &str);
 
+    "Nothing that is stored speaks of a removed peer any more; `name#id` is not addressable now."
+        => "Nothing."
+    INFO peer_forgotten(peer: &str);
+
     "An operator deleted messages that waited for a peer. Each keeps a ledger record."
         => "Nothing, if it was meant."
     WARN messages_purged(peer: &str, messages: u64, by: &str);

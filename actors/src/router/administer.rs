@@ -46,6 +46,9 @@ impl Router {
     ) -> Result<(AdminDone, AdminEffect), Refusal> {
         // What is gathered waits for its peer too.
         self.append_building();
+        if matches!(command, AdminCommand::PeerRemove { .. }) {
+            self.make_room_for_another();
+        }
         let (registry, now) = (&self.state.registry, WallMillis(clock::wall_ms()));
         let event = registry.check(command, now, |id| self.stored_for(id))?;
         let (id, version) = subject(&event);
@@ -118,7 +121,7 @@ impl Router {
 
     /// Messages that wait or are parked for a peer, those on their way to disk included: the journal
     /// counts a message only once it is there.
-    fn stored_for(&self, id: PeerId) -> u64 {
+    pub(super) fn stored_for(&self, id: PeerId) -> u64 {
         let backlog = self.journal.backlog(id);
         let hand_offs = self.pending.iter().flat_map(|pending| &pending.hand_offs);
         let on_its_way = hand_offs.filter(|(peer, _)| *peer == id).map(|(_, new)| new.len() as u64);

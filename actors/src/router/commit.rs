@@ -315,6 +315,7 @@ impl Router {
         // What is being gathered is not part of the log yet, and its state must not be of the
         // checkpoint either: append it first.
         self.append_building();
+        self.forget_spent();
         match self.state.snapshot() {
             Ok(state) => self.journal.checkpoint(state.into()),
             Err(why) => crate::events::journal_finding(&format!("no checkpoint: {why}")),

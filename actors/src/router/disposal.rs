@@ -228,7 +228,7 @@ impl Router {
         let registry = &self.state.registry;
         let peer = registry.label(disposal.id);
         if registry.removed(disposal.id).is_none_or(|removed| removed.disposition.is_done()) {
-            return;
+            return self.forget_if_spent(disposal.id);
         }
         match destination {
             Destination::Purge => {
@@ -241,8 +241,9 @@ impl Router {
         }
         let done = StateEvent::Admin(AdminEvent::DispositionDone { id: disposal.id });
         if self.append_state(&done).is_err() {
-            Self::dispose_later(disposal, ctx);
+            return Self::dispose_later(disposal, ctx);
         }
+        self.forget_if_spent(disposal.id);
     }
 }
 

@@ -19,6 +19,7 @@ mod batch;
 mod calls;
 mod commit;
 mod disposal;
+mod forget;
 pub mod messages;
 mod publish;
 mod repeats;
@@ -76,6 +77,8 @@ pub struct Router {
     /// Changes that have just become durable.
     effects: Vec<Effected>,
     leaving: administer::Leaving,
+    /// How far removed peers have been looked at, to be forgotten.
+    looked_at: PeerId,
     flushes: HashMap<u64, Vec<oneshot::Sender<Result<(), Refusal>>>>,
     next_flush: u64,
     owed: Vec<PeerId>,
@@ -133,6 +136,7 @@ impl Router {
             calls,
             effects: Vec::new(),
             leaving: administer::Leaving::new(),
+            looked_at: PeerId::NONE,
             flushes: HashMap::new(),
             next_flush: 1,
             owed: Vec::new(),

@@ -75,26 +75,51 @@ impl Slot {
     }
 }
 
-/// All peers. Ids ascend by one and are never reused, so a vector finds them.
+/// Ids that share a page.
+const PAGE: usize = 256;
+
+/// All peers. Ids ascend by one and are never reused, so a vector finds them; in pages, so that the
+/// ids of those that have gone cost next to nothing.
 #[derive(Default)]
 pub(super) struct Slots {
-    by_id: Vec<Option<Box<Slot>>>,
+    pages: Vec<Option<Box<Page>>>,
+}
+
+struct Page {
+    slots: [Option<Box<Slot>>; PAGE],
+    taken: usize,
 }
 
 impl Slots {
+    #[inline]
     pub(super) fn get_mut(&mut self, id: PeerId) -> Option<&mut Slot> {
-        self.by_id.get_mut(id.0 as usize)?.as_deref_mut()
+        let (page, place) = split(id);
+        self.pages.get_mut(page)?.as_deref_mut()?.slots[place].as_deref_mut()
     }
 
     pub(super) fn insert(&mut self, id: PeerId, slot: Slot) {
-        let at = id.0 as usize;
-        if self.by_id.len() <= at {
-            self.by_id.resize_with(at + 1, || None);
+        let (page, place) = split(id);
+        if self.pages.len() <= page {
+            self.pages.resize_with(page + 1, || None);
         }
-        self.by_id[at] = Some(Box::new(slot));
+        let empty = || Box::new(Page { slots: [const { None }; PAGE], taken: 0 });
+        let page = self.pages[page].get_or_insert_with(empty);
+        page.taken += usize::from(page.slots[place].replace(Box::new(slot)).is_none());
     }
 
     pub(super) fn remove(&mut self, id: PeerId) -> Option<Box<Slot>> {
-        self.by_id.get_mut(id.0 as usize)?.take()
+        let (page, place) = split(id);
+        let entry = self.pages.get_mut(page)?;
+        let page = entry.as_deref_mut()?;
+        let slot = page.slots[place].take()?;
+        page.taken -= 1;
+        if page.taken == 0 {
+            *entry = None;
+        }
+        Some(slot)
     }
+}
+
+fn split(id: PeerId) -> (usize, usize) {
+    (id.0 as usize / PAGE, id.0 as usize % PAGE)
 }

@@ -137,6 +137,10 @@ impl Journal for SegmentedLog {
         Box::pin(async move { answered.await.unwrap_or(Err(LookupError::Unavailable)) })
     }
 
+    fn oldest_number(&self) -> MessageNumber {
+        self.shared.oldest_number()
+    }
+
     fn disk_bytes(&self) -> u64 {
         self.shared.disk_bytes.load(Ordering::Relaxed)
     }

@@ -50,6 +50,13 @@ impl Shared {
         Ok(Life { accepted_ms: entry.accepted_ms, body, receivers })
     }
 
+    /// See [`restante_actors::journal::Journal::oldest_number`].
+    pub(super) fn oldest_number(&self) -> MessageNumber {
+        let stored = self.state.lock().segments.first().map(|segment| segment.first);
+        let history = self.pool.lock().history.first().map(|note| note.first);
+        [stored, history].into_iter().flatten().min().unwrap_or(MessageNumber::MAX)
+    }
+
     /// The segment of a message and all later ones, with their first numbers.
     fn sources_from(
         &self,

@@ -29,6 +29,8 @@ use tokio::time::{Instant, timeout_at};
 
 /// Names that are looked up at once; each takes a thread while it lasts.
 const LOOKUPS_MAX: usize = 16;
+/// Peers remembered to have run out of time.
+const LATE_MAX: usize = 100_000;
 /// Addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 4;
 
@@ -180,6 +182,10 @@ impl Place {
     fn end(self, late: bool) {
         let mut lates = self.places.late.borrow_mut();
         if late {
+            // Peers that were removed never take their names off; the rest are late again soon.
+            if lates.len() >= LATE_MAX {
+                lates.clear();
+            }
             lates.insert(self.peer);
         } else {
             lates.remove(&self.peer);

@@ -5,6 +5,7 @@ use bytes::BytesMut;
 use restante_protocol::admin::{AdminCommand, AdminDone, PeerPatch, PeerUrl, Waiting};
 use restante_protocol::codec::put_control;
 use restante_protocol::control::{Control, Reply, Request};
+use restante_protocol::id::PeerId;
 use restante_protocol::refusal::{Code, Refusal};
 
 /// How often each race is run: the order in which its requests reach the node is the same each time,
@@ -106,4 +107,38 @@ fn what_is_on_its_way_to_disk_goes_to_the_heir() {
         came.sort();
         came.dedup();
     }
+}
+
+/// Adding and removing peers for ever must not cost memory for ever (and no id is given again).
+#[test]
+fn a_removed_peer_of_which_nothing_is_stored_is_forgotten() {
+    let mut bench = Bench::new();
+    let mut both = bench.producer(1, &[]);
+    let info = |wire: &mut Wire, name: &str| wire.ask(Request::Peer { name: name.to_owned() });
+    for round in 1..=ROUNDS {
+        let added = both.ask(add("brief")).unwrap();
+        assert_eq!(added, Reply::Admin(AdminDone { id: PeerId(round), version: 1, messages: 0 }));
+        both.ask(remove("brief", None)).unwrap();
+    }
+    // The last removal has been carried out once a later change has been.
+    both.ask(add("kept")).unwrap();
+    for round in 1..ROUNDS {
+        let gone = info(&mut both, &format!("brief#{round}")).unwrap_err();
+        assert_eq!(gone.code, Code::NotFound);
+    }
+
+    // One that has messages parked stays, and one that the ledger can speak of.
+    both.say(&Control::Alias { alias: 0, name: "kept".parse().unwrap() });
+    both.publish(1, &[0], b"x");
+    both.confirmed(1);
+    both.ask(remove("kept", Some(Waiting::Purge))).unwrap();
+    both.ask(add("other")).unwrap();
+    let kept = format!("kept#{}", ROUNDS + 1);
+    assert!(info(&mut both, &kept).is_ok());
+    bench.restart();
+    let mut again = bench.guest();
+    assert!(info(&mut again, &kept).is_ok());
+    let next = PeerId(ROUNDS + 3);
+    let added = again.ask(add("brief")).unwrap();
+    assert_eq!(added, Reply::Admin(AdminDone { id: next, version: 1, messages: 0 }));
 }

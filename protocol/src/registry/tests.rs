@@ -106,6 +106,22 @@ fn an_id_is_not_given_again_after_its_peer_is_forgotten_and_the_node_restarted()
 }
 
 #[test]
+fn who_is_still_to_get_anothers_messages_is_not_at_rest() {
+    let mut registry = with(&["a", "b", "c"]);
+    let at_rest = |registry: &Registry, after| registry.at_rest(PeerId(after), 9);
+    assert_eq!(at_rest(&registry, 0), []);
+    let hand = registry.check(&remove("a", Some(Waiting::HandTo(name("b")))), NOW, |_| 5).unwrap();
+    registry.apply(&hand).unwrap();
+    carry_out(&mut registry, &remove("b", None));
+    carry_out(&mut registry, &remove("c", None));
+    assert_eq!(at_rest(&registry, 0), [PeerId(3)], "b is awaited, a is not done");
+    registry.apply(&AdminEvent::DispositionDone { id: PeerId(1) }).unwrap();
+    assert_eq!(at_rest(&registry, 0), [PeerId(1), PeerId(2), PeerId(3)]);
+    assert_eq!(at_rest(&registry, 2), [PeerId(3)]);
+    assert_eq!(registry.at_rest(PeerId(0), 1), [PeerId(1)]);
+}
+
+#[test]
 fn removing_a_peer_with_messages_waiting_needs_a_word_about_them() {
     let registry = with(&["a", "b"]);
     let refusal = registry.check(&remove("a", None), NOW, |_| 5).unwrap_err();
