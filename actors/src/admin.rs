@@ -8,11 +8,12 @@ use crate::directory::{Directory, Seat};
 use crate::events;
 use crate::journal::{Admission, Ended, Journal, Life, LookupError};
 use crate::peer::{Inspect, Locate};
-use crate::router::{Administer, PeerLabels, PeerRecordView, PeerRecords, Router};
+use crate::router::{Administer, FindPeer, PeerLabels, PeerRecordView, PeerRecords, Router};
 use actix::prelude::*;
-use restante_protocol::control::{Reply, Request};
+use restante_protocol::control::{PeerPage, Reply, Request};
 use restante_protocol::delivery::types::{Snapshot, Whereabouts};
 use restante_protocol::id::{MessageId, MessageNumber, NodeTag, PeerId};
+use restante_protocol::limits::PEER_PAGE_MAX;
 use restante_protocol::record::Outcome;
 use restante_protocol::refusal::{Code, Refusal};
 use restante_protocol::status::{
@@ -101,7 +102,7 @@ impl Sources {
                 let change = Administer { command, by: ask.by };
                 self.router.send(change).await.map_err(unanswered)?.map(Reply::Admin)
             }
-            Request::Peers => self.peers().await.map(Reply::Peers),
+            Request::Peers { after } => self.peers(after).await.map(Reply::Peers),
             Request::Peer { name } => self.peer(name).await.map(|peer| Reply::Peer(Box::new(peer))),
             Request::Node => Ok(Reply::Node(self.node_status())),
             Request::Message { id } => self.message(id).await.map(Reply::Message),
@@ -122,16 +123,18 @@ impl Sources {
         }
     }
 
-    async fn peers(&self) -> Result<Vec<PeerStatus>, Refusal> {
-        let records = self.router.send(PeerRecords(None)).await.map_err(unanswered)?;
-        Ok(records.iter().map(|record| self.status_of(record, None)).collect())
+    async fn peers(&self, after: Option<PeerId>) -> Result<PeerPage, Refusal> {
+        let asked = PeerRecords { after: after.unwrap_or(PeerId::NONE) };
+        let records = self.router.send(asked).await.map_err(unanswered)?;
+        let more = records.len() == PEER_PAGE_MAX;
+        let peers = records.iter().map(|record| self.status_of(record, None)).collect();
+        Ok(PeerPage { peers, more })
     }
 
     async fn peer(&self, name: String) -> Result<PeerInfo, Refusal> {
-        let records =
-            self.router.send(PeerRecords(Some(name.clone()))).await.map_err(unanswered)?;
+        let record = self.router.send(FindPeer(name.clone())).await.map_err(unanswered)?;
         let unknown = || Refusal::new(Code::NotFound, format!("no peer is named {name:?}"));
-        let record = records.into_iter().next().ok_or_else(unknown)?;
+        let record = record.ok_or_else(unknown)?;
         let seat = self.directory.seat(record.id);
         let exact = match &seat {
             Some(seat) => seat.addr.send(Inspect).await.map_err(unanswered)?,
@@ -245,9 +248,8 @@ impl Sources {
 
     /// When the removal of this receiver (`name#id`) parked what waited for it, if it did.
     async fn parked_at(&self, label: &str) -> Result<Option<WallMillis>, Refusal> {
-        let records = PeerRecords(Some(label.to_owned()));
-        let records = self.router.send(records).await.map_err(unanswered)?;
-        Ok(records.into_iter().find_map(|record| record.parked_at))
+        let record = self.router.send(FindPeer(label.to_owned())).await.map_err(unanswered)?;
+        Ok(record.and_then(|record| record.parked_at))
     }
 
     /// Where an open message is, as its peer knows it; queued if the peer only has it in the journal.

@@ -50,8 +50,6 @@ pub struct Marks {
     pub removed: AtomicBool,
     /// The last snapshot the peer published; `None` before the first.
     pub observed: Mutex<Option<Snapshot>>,
-    /// Whether the peer stands in the observers' list of changed peers already.
-    pub listed: AtomicBool,
 }
 
 impl Marks {
@@ -73,12 +71,11 @@ impl Marks {
     }
 }
 
-/// Names and ids of the peers that are there, and what changed lately.
+/// Names and ids of the peers that are there.
 #[derive(Default)]
 pub struct Directory {
     by_name: DashMap<Name, Arc<Seat>, foldhash::fast::RandomState>,
     by_id: DashMap<PeerId, Arc<Seat>, foldhash::fast::RandomState>,
-    changed: Mutex<Vec<PeerId>>,
 }
 
 impl Directory {
@@ -106,27 +103,7 @@ impl Directory {
         seat.marks.removed.store(true, Relaxed);
         // A new peer may already sit under the old name.
         self.by_name.remove_if(&seat.name, |_, other| other.id == id);
-        self.note_change(id, &seat.marks);
         Some(seat)
-    }
-
-    /// Puts a peer on the list of those whose status changed, once until the list is taken.
-    pub fn note_change(&self, id: PeerId, marks: &Marks) {
-        if !marks.listed.swap(true, Relaxed) {
-            self.changed.lock().push(id);
-        }
-    }
-
-    /// Takes the list of changed peers; at most one entry per peer.
-    #[must_use]
-    pub fn take_changed(&self) -> Vec<PeerId> {
-        let changed = std::mem::take(&mut *self.changed.lock());
-        for id in &changed {
-            if let Some(seat) = self.by_id.get(id) {
-                seat.marks.listed.store(false, Relaxed);
-            }
-        }
-        changed
     }
 
     /// Every seat, in no order.
@@ -151,16 +128,6 @@ impl Directory {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_peer_is_listed_once_until_the_list_is_taken() {
-        let (directory, marks) = (Directory::default(), Marks::default());
-        for _ in 0..3 {
-            directory.note_change(PeerId(7), &marks);
-        }
-        assert_eq!(directory.take_changed(), [PeerId(7)]);
-        assert!(directory.take_changed().is_empty());
-    }
 
     #[test]
     fn what_is_in_hand_is_put_down() {

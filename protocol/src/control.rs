@@ -5,7 +5,7 @@
 //! [`Control::Response`] with its number.
 
 use crate::admin::{AdminCommand, AdminDone};
-use crate::id::{MessageId, ProducerId};
+use crate::id::{MessageId, PeerId, ProducerId};
 use crate::name::Name;
 use crate::refusal::Refusal;
 use crate::status::{MessageStatus, NodeStatus, PeerInfo, PeerStatus};
@@ -139,8 +139,12 @@ pub enum Request {
     Flush,
     /// Change something. Journaled before the answer.
     Admin(AdminCommand),
-    /// All peers and how they are.
-    Peers,
+    /// The peers and how they are, in order of their ids, as many as an answer holds.
+    Peers {
+        /// Only those above this id; absent: from the first.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<PeerId>,
+    },
     /// One peer. `name#id` names a removed one.
     Peer {
         /// Its name.
@@ -213,7 +217,7 @@ pub enum Reply {
     /// To `Admin`.
     Admin(AdminDone),
     /// To `Peers`.
-    Peers(Vec<PeerStatus>),
+    Peers(PeerPage),
     /// To `Peer`.
     Peer(Box<PeerInfo>),
     /// To `Node`.
@@ -226,16 +230,28 @@ pub enum Reply {
     Watching,
 }
 
+/// Some of the peers, in order of their ids. At most [`crate::limits::PEER_PAGE_MAX`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PeerPage {
+    /// These.
+    pub peers: Vec<PeerStatus>,
+    /// Whether there are others: ask again with `after` set to the id of the last.
+    pub more: bool,
+}
+
 /// What a watcher is told. Versions ascend by one per change.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WatchEvent {
-    /// Everything as of `version`. Also sent after a gap.
+    /// Everything as of `version`, in parts. Also sent after a gap. What a part shows may be newer than
+    /// the version; the changes that follow say it again.
     Snapshot {
-        /// The version this is.
+        /// The version this is, the same in every part.
         version: u64,
-        /// Every peer.
+        /// Some of the peers, in order of their ids.
         peers: Vec<PeerStatus>,
+        /// Whether another part follows; the watcher has everything once none does.
+        more: bool,
     },
     /// One peer is as it is now.
     Changed {

@@ -12,6 +12,9 @@ pub const PAYLOAD_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const PAYLOAD_BYTES_DEFAULT: usize = 1024 * 1024;
 /// Largest control frame body (MessagePack), in bytes.
 pub const CONTROL_BYTES_MAX: usize = 1024 * 1024;
+/// Most peers in one answer, or in one part of a snapshot: with every text as long as it may be, they
+/// fit a control frame.
+pub const PEER_PAGE_MAX: usize = 256;
 /// Longest name of a peer, in bytes.
 pub const NAME_BYTES_MAX: usize = 128;
 /// Longest ordering key, in bytes.

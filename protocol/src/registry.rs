@@ -408,6 +408,12 @@ impl Registry {
         self.durable.peers.values()
     }
 
+    /// The peers above this id, by id.
+    pub fn peers_above(&self, after: PeerId) -> impl Iterator<Item = &Peer> {
+        let above = (Bound::Excluded(after), Bound::Unbounded);
+        self.durable.peers.range(above).map(|(_, peer)| peer)
+    }
+
     /// The removed peers, by id.
     pub fn removed_peers(&self) -> impl ExactSizeIterator<Item = &Removed> {
         self.durable.removed.values()

@@ -240,7 +240,6 @@ impl Peer {
             self.observed_at = now;
             self.rest();
             *self.marks.observed.lock() = Some(self.core.snapshot(now));
-            self.shared.directory.note_change(self.config.id, &self.marks);
         }
     }
 

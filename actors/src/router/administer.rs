@@ -10,6 +10,7 @@ use crate::router::Administer;
 use actix::prelude::*;
 use restante_protocol::admin::{AdminCommand, AdminDone};
 use restante_protocol::id::PeerId;
+use restante_protocol::limits::PEER_PAGE_MAX;
 use restante_protocol::refusal::Refusal;
 use restante_protocol::registry::{AdminEvent, Disposition, Found, Peer as PeerRecord, Removed};
 use restante_protocol::state::StateEvent;
@@ -143,12 +144,16 @@ impl Handler<PeerRecords> for Router {
     type Result = MessageResult<PeerRecords>;
 
     fn handle(&mut self, asked: PeerRecords, _: &mut Context<Self>) -> Self::Result {
-        let registry = &self.state.registry;
-        let found = match asked.0.as_deref() {
-            None => registry.peers().map(PeerRecordView::present).collect(),
-            Some(name) => registry.find(name).map(PeerRecordView::of).into_iter().collect(),
-        };
-        MessageResult(found)
+        let above = self.state.registry.peers_above(asked.after);
+        MessageResult(above.take(PEER_PAGE_MAX).map(PeerRecordView::present).collect())
+    }
+}
+
+impl Handler<super::FindPeer> for Router {
+    type Result = MessageResult<super::FindPeer>;
+
+    fn handle(&mut self, asked: super::FindPeer, _: &mut Context<Self>) -> Self::Result {
+        MessageResult(self.state.registry.find(&asked.0).map(PeerRecordView::of))
     }
 }
 

@@ -6,6 +6,8 @@ use bytes::Bytes;
 use restante_protocol::admin::{AdminCommand, AdminDone, PeerSettings, PeerUrl};
 use restante_protocol::frame::ReplyKind;
 use restante_protocol::id::{MessageNumber, PeerId, ProducerId};
+#[cfg(doc)]
+use restante_protocol::limits::PEER_PAGE_MAX;
 use restante_protocol::refusal::Refusal;
 use restante_protocol::time::WallMillis;
 
@@ -132,10 +134,19 @@ pub struct PeerRecordView {
     pub parked_at: Option<WallMillis>,
 }
 
-/// Asks for the records of one peer (by name or `name#id`) or, with `None`, of all.
+/// Asks for the record of one peer, by name or `name#id`.
+#[derive(Message)]
+#[rtype(result = "Option<PeerRecordView>")]
+pub struct FindPeer(pub String);
+
+/// Asks for the records of the peers above this id, in order, at most [`PEER_PAGE_MAX`]: however many
+/// peers there are, the router is asked for few at a time.
 #[derive(Message)]
 #[rtype(result = "Vec<PeerRecordView>")]
-pub struct PeerRecords(pub Option<String>);
+pub struct PeerRecords {
+    /// See above.
+    pub after: PeerId,
+}
 
 /// What to call these peers, present or removed, in the order asked.
 #[derive(Message)]

@@ -283,9 +283,19 @@ impl Client {
     /// # Errors
     /// See [`Client::request`].
     pub async fn peers(&self) -> Result<Vec<PeerStatus>, RequestError> {
-        match self.request(Request::Peers).await? {
-            Reply::Peers(peers) => Ok(peers),
-            _ => Err(RequestError::WrongReply),
+        let mut all = Vec::new();
+        let mut after = None;
+        loop {
+            let Reply::Peers(page) = self.request(Request::Peers { after }).await? else {
+                return Err(RequestError::WrongReply);
+            };
+            let last = page.peers.last().map(|peer| peer.id);
+            all.extend(page.peers);
+            if !page.more {
+                return Ok(all);
+            }
+            // A node that goes round in circles is not followed.
+            after = Some(last.filter(|id| Some(*id) > after).ok_or(RequestError::WrongReply)?);
         }
     }
 

@@ -335,6 +335,8 @@ impl Watching {
     /// Keeps an event unless it is known already.
     fn take(&mut self, event: WatchEvent) -> bool {
         match &event {
+            // Not before it is whole: a watch that resumes would never get the other parts.
+            WatchEvent::Snapshot { more: true, .. } => {}
             WatchEvent::Snapshot { version, .. } => self.version = Some(*version),
             WatchEvent::Changed { version, .. } | WatchEvent::Removed { version, .. } => {
                 if self.version.is_some_and(|known| *version <= known) {
@@ -359,7 +361,7 @@ impl Watching {
 fn only_reads(request: &Request) -> bool {
     matches!(
         request,
-        Request::Peers
+        Request::Peers { .. }
             | Request::Peer { .. }
             | Request::Node
             | Request::Message { .. }

@@ -102,7 +102,7 @@ async fn questions_are_asked_again_and_changes_are_told_lost() {
         async move { client.peers().await }
     });
     let (_, request) = peer.request().await;
-    assert_eq!(request, Request::Peers);
+    assert_eq!(request, Request::Peers { after: None });
     let changing = tokio::spawn({
         let client = client.clone();
         async move { client.request(Request::LogFilter { filter: "info".to_owned() }).await }
@@ -112,8 +112,8 @@ async fn questions_are_asked_again_and_changes_are_told_lost() {
     assert!(matches!(soon(changing).await.unwrap(), Err(RequestError::Disconnected)));
     let mut peer = node.accept(1).await;
     let (id, request) = peer.request().await;
-    assert_eq!(request, Request::Peers);
-    peer.answer(id, Reply::Peers(Vec::new())).await;
+    assert_eq!(request, Request::Peers { after: None });
+    peer.answer(id, Reply::Peers(Default::default())).await;
     assert_eq!(soon(asking).await.unwrap().unwrap(), []);
 }
 
@@ -124,7 +124,7 @@ async fn a_watch_goes_on_where_it_was() {
     let (id, request) = peer.request().await;
     assert_eq!(request, Request::Watch { after: None });
     peer.answer(id, Reply::Watching).await;
-    let event = WatchEvent::Snapshot { version: 7, peers: Vec::new() };
+    let event = WatchEvent::Snapshot { version: 7, peers: Vec::new(), more: false };
     peer.say(&Control::Event { watch: id, event: event.clone() }).await;
     assert_eq!(soon(watch.next()).await.unwrap().unwrap(), event);
     drop(peer);

@@ -28,7 +28,7 @@ use std::task::Waker;
 pub(super) const DELIVERY_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of everything but deliveries that may wait before the connection is given up.
 pub(super) const SAID_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Beyond this many waiting bytes a watch ends instead of waiting with them.
+/// Beyond this many waiting bytes a watch falls behind instead of waiting with them.
 pub(super) const EVENT_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// See the module. Shared by the connection, its links, and whoever it asked something.
@@ -103,13 +103,15 @@ impl Outbox {
         self.append(|buffer| codec::put_control(buffer, control)).unwrap_or(Ok(()))
     }
 
-    /// The same for an event, which may not wait with many others.
+    /// Appends an event; `false` when the connection is gone, or the event is longer than a frame.
     pub(super) fn say_event(&self, event: &Control) -> bool {
-        let full = self.closed.load(Relaxed) || {
-            let inner = self.inner.lock();
-            inner.said + inner.taken_said > EVENT_BYTES_MAX
-        };
-        !full && self.say(event).is_ok()
+        !self.closed.load(Relaxed) && self.say(event).is_ok()
+    }
+
+    /// Whether an event may be said now: they may not wait with many others.
+    pub(super) fn has_event_room(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.said + inner.taken_said <= EVENT_BYTES_MAX
     }
 
     pub(super) fn heartbeat(&self) {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 /// Watches of one connection at once.
 pub(super) const WATCHES_MAX: usize = 16;
 /// Events that may come before the watch has been answered.
-const EARLY_MAX: usize = 64;
+const EARLY_MAX: usize = 4;
 
 /// Holds events back until the request for the watch has been answered, then lets them through.
 pub(super) struct Watcher {
@@ -34,14 +34,19 @@ impl Watcher {
 }
 
 impl WatchSink for Watcher {
+    fn has_room(&self) -> bool {
+        match &*self.early.lock() {
+            Some(early) => early.len() < EARLY_MAX,
+            None => self.outbox.has_event_room(),
+        }
+    }
+
     fn event(&self, watch: u64, event: WatchEvent) -> bool {
-        let mut early = self.early.lock();
-        match &mut *early {
-            Some(early) if early.len() < EARLY_MAX => {
+        match &mut *self.early.lock() {
+            Some(early) => {
                 early.push((watch, event));
                 true
             }
-            Some(_) => false,
             None => self.outbox.say_event(&Control::Event { watch, event }),
         }
     }

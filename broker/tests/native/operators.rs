@@ -4,7 +4,7 @@ use crate::wire::{Bench, Wire, publish};
 use bytes::BytesMut;
 use restante_protocol::admin::{AdminCommand, AdminDone, PeerPatch, PeerUrl, Waiting};
 use restante_protocol::codec::put_control;
-use restante_protocol::control::{Control, Reply, Request};
+use restante_protocol::control::{Control, Reply, Request, WatchEvent};
 use restante_protocol::id::PeerId;
 use restante_protocol::refusal::{Code, Refusal};
 
@@ -107,6 +107,47 @@ fn what_is_on_its_way_to_disk_goes_to_the_heir() {
         came.sort();
         came.dedup();
     }
+}
+
+/// More than an answer holds.
+const MANY: u32 = 600;
+
+#[test]
+fn peers_come_in_pages_and_snapshots_in_parts() {
+    let bench = Bench::new();
+    let mut operator = bench.guest();
+    for first in (0..MANY).step_by(50) {
+        operator.send(&asked((first..first + 50).map(|n| add(&format!("peer-{n}"))).collect()));
+        (0..50).for_each(|_| drop(answer(&mut operator).unwrap()));
+    }
+    let mut pages = Vec::new();
+    let mut after = None;
+    loop {
+        let Ok(Reply::Peers(page)) = operator.ask(Request::Peers { after }) else {
+            panic!("no page")
+        };
+        pages.push(page.peers.len());
+        after = page.peers.last().map(|peer| peer.id);
+        if !page.more {
+            break;
+        }
+    }
+    assert_eq!(pages, [256, 256, 88]);
+
+    assert_eq!(operator.ask(Request::Watch { after: None }), Ok(Reply::Watching));
+    let mut told = Vec::new();
+    loop {
+        let Some(Control::Event { event: WatchEvent::Snapshot { peers, more, .. }, .. }) =
+            operator.control()
+        else {
+            panic!("no snapshot")
+        };
+        told.extend(peers.into_iter().map(|peer| peer.id.0));
+        if !more {
+            break;
+        }
+    }
+    assert!(told.iter().copied().eq(1..=MANY), "everyone once: {told:?}");
 }
 
 /// Adding and removing peers for ever must not cost memory for ever (and no id is given again).

@@ -5,10 +5,15 @@ use bytes::BytesMut;
 use restante_protocol::codec::{
     FrameError, Limits, Next, next_frame, parse_control, put_control, request_number,
 };
-use restante_protocol::control::{Control, Request};
+use restante_protocol::control::{Control, PeerPage, Reply, Request};
 use restante_protocol::frame::{Frame, HEADER_BYTES};
-use restante_protocol::limits::{ALIASES_MAX, CONTROL_BYTES_MAX};
-use restante_protocol::refusal::Code;
+use restante_protocol::id::PeerId;
+use restante_protocol::limits::{
+    ALIASES_MAX, CONTROL_BYTES_MAX, NAME_BYTES_MAX, PEER_PAGE_MAX, REASON_BYTES_MAX,
+};
+use restante_protocol::refusal::{Code, Refusal};
+use restante_protocol::status::{Health, PeerStatus};
+use restante_protocol::time::WallMillis;
 
 /// A control frame's body.
 fn body(control: &Control) -> Vec<u8> {
@@ -28,6 +33,40 @@ fn text(text: &str) -> Vec<u8> {
 
 fn code_of(body: &[u8]) -> Code {
     parse_control(body).unwrap_err().refusal().code
+}
+
+#[test]
+fn a_page_of_peers_fits_a_frame_however_long_its_texts() {
+    let url = format!("tcp://{}:65535", "h".repeat(200)).parse().unwrap();
+    let peer = PeerStatus {
+        id: PeerId(u32::MAX),
+        name: format!("{}#{}", "n".repeat(NAME_BYTES_MAX), u32::MAX),
+        url,
+        version: u64::MAX,
+        health: Health::Unreachable,
+        since: WallMillis(u64::MAX),
+        // What led to it stands around the other side's own reason.
+        why: "w".repeat(2 * REASON_BYTES_MAX),
+        waiting: u64::MAX,
+        waiting_bytes: u64::MAX,
+        unacked: u64::MAX,
+        parked: u64::MAX,
+        acked: u64::MAX,
+        next_attempt: Some(WallMillis(u64::MAX)),
+        oldest: Some(WallMillis(u64::MAX)),
+    };
+    let page = PeerPage { peers: vec![peer; PEER_PAGE_MAX], more: true };
+    let answer = Control::Response { id: u64::MAX, result: Ok(Reply::Peers(page)) };
+    assert!(body(&answer).len() < CONTROL_BYTES_MAX);
+}
+
+#[test]
+fn a_detail_is_taken_up_to_its_limit() {
+    let long = Refusal::new(Code::Overloaded, "ä".repeat(100_000));
+    let Ok(Control::Goodbye(taken)) = parse_control(&body(&Control::Goodbye(long))) else {
+        panic!("no goodbye")
+    };
+    assert_eq!(taken.detail, "ä".repeat(REASON_BYTES_MAX / 2));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use restante_protocol::admin::{
 };
 use restante_protocol::codec::{put_control, put_frame};
 use restante_protocol::control::{
-    AttachAs, AttachResult, Control, Credit, Hello, Reply, Request, WatchEvent, Welcome,
+    AttachAs, AttachResult, Control, Credit, Hello, PeerPage, Reply, Request, WatchEvent, Welcome,
 };
 use restante_protocol::frame::{
     Ack, AckValue, Confirm, Deliver, Frame, Grant, Nack, Publish, Refuse, ReplyKind, TagRange,
@@ -285,7 +285,8 @@ fn requests() -> Vec<(&'static str, Request)> {
             "request-peer-remove-hand-to",
             Request::Admin(remove(Some(Waiting::HandTo(name("returns"))))),
         ),
-        ("request-peers", Request::Peers),
+        ("request-peers", Request::Peers { after: None }),
+        ("request-peers-after", Request::Peers { after: Some(PeerId(256)) }),
         ("request-peer", Request::Peer { name: "orders#1".to_owned() }),
         ("request-node", Request::Node),
         ("request-message", Request::Message { id: id(42) }),
@@ -309,7 +310,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
         ),
         ("response-done", Reply::Done),
         ("response-admin", Reply::Admin(AdminDone { id: PeerId(1), version: 2, messages: 0 })),
-        ("response-peers", Reply::Peers(vec![peer()])),
+        ("response-peers", Reply::Peers(PeerPage { peers: vec![peer()], more: true })),
         ("response-peer", Reply::Peer(Box::new(info))),
         ("response-node", Reply::Node(node())),
         ("response-message", Reply::Message(message())),
@@ -320,7 +321,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
 
 fn events() -> Vec<(&'static str, WatchEvent)> {
     vec![
-        ("event-snapshot", WatchEvent::Snapshot { version: 17, peers: vec![peer()] }),
+        ("event-snapshot", WatchEvent::Snapshot { version: 17, peers: vec![peer()], more: false }),
         ("event-changed", WatchEvent::Changed { version: 18, peer: peer() }),
         ("event-removed", WatchEvent::Removed { version: 19, name: name("orders") }),
         ("event-gap", WatchEvent::Gap { after: 17 }),

@@ -57,10 +57,10 @@ fn version(desk: &Desk, key: usize) -> Option<u64> {
 fn each_question_gets_its_own_answer() {
     let desk = desk();
     let mut node = desk.ask(Request::Node).unwrap();
-    let mut peers = desk.ask(Request::Peers).unwrap();
+    let mut peers = desk.ask(Request::Peers { after: None }).unwrap();
     let questions = asked(&desk);
-    assert_eq!(questions, [(0, Request::Node), (1, Request::Peers)]);
-    answer(&desk, 1, Ok(Reply::Peers(Vec::new())));
+    assert_eq!(questions, [(0, Request::Node), (1, Request::Peers { after: None })]);
+    answer(&desk, 1, Ok(Reply::Peers(Default::default())));
     answer(&desk, 0, Err(Refusal::new(Code::NotAllowed, "")));
     assert!(matches!(peers.try_recv(), Ok(Ok(Reply::Peers(_)))));
     assert!(matches!(node.try_recv(), Ok(Err(RequestError::Refused(_)))));
@@ -83,7 +83,7 @@ fn after_a_reconnect_readers_are_asked_again_and_changes_are_not() {
     let mut node = desk.ask(Request::Node).unwrap();
     let mut change = desk.ask(Request::LogFilter { filter: "info".to_owned() }).unwrap();
     let mut flush = desk.ask(Request::Flush).unwrap();
-    let given_up = desk.ask(Request::Peers).unwrap();
+    let given_up = desk.ask(Request::Peers { after: None }).unwrap();
     asked(&desk);
     let mut unwritten = desk.ask(Request::LogFilter { filter: "debug".to_owned() }).unwrap();
     let mut unwritten_flush = desk.ask(Request::Flush).unwrap();
@@ -120,7 +120,11 @@ fn a_watch_resumes_after_what_it_has_and_knows_repeats() {
     assert_eq!(questions, [(0, Request::Watch { after: None })]);
     answer(&desk, 0, Ok(Reply::Watching));
     let mut wakes = Wakes::default();
-    desk.handle_event(0, WatchEvent::Snapshot { version: 4, peers: Vec::new() }, &mut wakes);
+    desk.handle_event(
+        0,
+        WatchEvent::Snapshot { version: 4, peers: Vec::new(), more: false },
+        &mut wakes,
+    );
     desk.handle_event(0, removed(5), &mut wakes);
     assert_eq!(version(&desk, key), Some(4));
     desk.handle_disconnect();
@@ -132,11 +136,32 @@ fn a_watch_resumes_after_what_it_has_and_knows_repeats() {
     assert_eq!(version(&desk, key), Some(5));
     assert_eq!(version(&desk, key), Some(6));
     assert_eq!(version(&desk, key), None);
-    desk.handle_event(1, WatchEvent::Snapshot { version: 2, peers: Vec::new() }, &mut wakes);
+    desk.handle_event(
+        1,
+        WatchEvent::Snapshot { version: 2, peers: Vec::new(), more: false },
+        &mut wakes,
+    );
     assert_eq!(version(&desk, key), Some(2), "a node that began anew counts anew");
     desk.unwatch(key);
     let questions = asked(&desk);
     assert_eq!(questions, [(2, Request::Unwatch { watch: 1 })]);
+}
+
+#[test]
+fn half_a_snapshot_is_asked_for_again() {
+    let desk = desk();
+    desk.watch(Some(3)).unwrap();
+    asked(&desk);
+    let mut wakes = Wakes::default();
+    let part = |more| WatchEvent::Snapshot { version: 7, peers: Vec::new(), more };
+    desk.handle_event(0, WatchEvent::Gap { after: 3 }, &mut wakes);
+    desk.handle_event(0, part(true), &mut wakes);
+    desk.handle_disconnect();
+    assert_eq!(asked(&desk), [(1, Request::Watch { after: Some(3) })]);
+    desk.handle_event(1, part(true), &mut wakes);
+    desk.handle_event(1, part(false), &mut wakes);
+    desk.handle_disconnect();
+    assert_eq!(asked(&desk), [(2, Request::Watch { after: Some(7) })]);
 }
 
 #[test]
