@@ -97,7 +97,7 @@ async fn a_crash_uses_up_nothing_of_a_receivers_grant() {
     let messages = texts.map(|text| (vec!["victim".to_owned()], text));
     publish(&client, messages.into()).await;
     let receiver = node.client().await;
-    let options = AttachOptions { grant: Some(3), ..AttachOptions::default() };
+    let options = AttachOptions { grant: Some(3) };
     let mut subscription = receiver.attach("victim", options).await.expect("an attachment");
     let mut came = Vec::new();
     while came.len() < 3 {
