@@ -18,6 +18,8 @@ pub(super) const FILE_HEADER_BYTES: usize = 48;
 pub(super) const SEGMENT_HEADER_BYTES: u64 = 512;
 /// A record of the journal's own, without a number or a body: everything before it is synced.
 pub(super) const KIND_MARK: u8 = 0x40;
+/// Set in the ids of cold segments: copies of what was still live of others.
+pub(super) const COLD_BIT: u64 = 1 << 47;
 /// The record is the first of a commit: every record with a lower number is synced.
 pub(super) const FLAG_FIRST: u8 = 1;
 
@@ -41,6 +43,11 @@ impl FileKind {
             FileKind::Checkpoint => b"CKP",
         }
     }
+}
+
+/// Whether the segment of this id is a cold one.
+pub(super) const fn is_cold(id: u64) -> bool {
+    id & COLD_BIT != 0
 }
 
 /// `magic 5 | kind 3 | u32 version | u32 epoch | u16 node | u16 zero | u64 id | u64 created ms |
@@ -182,6 +189,14 @@ impl RecordHeader {
         record[13] = self.flags;
         record[14..16].copy_from_slice(&self.payload_at.to_be_bytes());
         record[16..24].copy_from_slice(&self.number.to_be_bytes());
+        let crc = crc32c(&record[8..payload_from]) ^ seed.mask(self.length);
+        record[4..8].copy_from_slice(&crc.to_be_bytes());
+    }
+
+    /// Makes a checked record of another segment one of this segment, payload and payload checksum
+    /// untouched.
+    pub(super) fn seal_again(&self, seed: Seed, record: &mut [u8]) {
+        let payload_from = RECORD_HEADER_BYTES + self.payload_at as usize;
         let crc = crc32c(&record[8..payload_from]) ^ seed.mask(self.length);
         record[4..8].copy_from_slice(&crc.to_be_bytes());
     }

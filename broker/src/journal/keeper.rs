@@ -6,6 +6,7 @@
 //! settles that made it so are durable, and so is everything else it held.
 
 use super::checkpoint;
+use super::compact::Compactor;
 use super::format::{FileHeader, FileKind};
 use super::index::{IndexFacts, IndexFile, replace_file};
 use super::segment;
@@ -31,26 +32,33 @@ pub(super) struct Keeper {
     shared: Arc<Shared>,
     full: bool,
     checkpoint_bytes: u64,
+    compactor: Compactor,
+    /// After what pause compaction goes on, if it has something to do.
+    rest: Option<Duration>,
+    /// Whether to compact at once whatever is worth it at all, as tests do.
+    pub(super) eager: bool,
 }
 
 impl Keeper {
-    pub(super) fn new(shared: Arc<Shared>) -> Keeper {
-        Keeper { shared, full: false, checkpoint_bytes: 0 }
+    /// A keeper of a journal whose newest checkpoint was taken at `covered`.
+    pub(super) fn new(shared: Arc<Shared>, covered: MessageNumber) -> Keeper {
+        let compactor = Compactor::new(covered);
+        Keeper { shared, full: false, checkpoint_bytes: 0, compactor, rest: None, eager: false }
     }
 
-    /// The thread: looks around when asked to, and every so often while the disk is full.
+    /// The thread: looks around when asked to, every so often while the disk is full, and after each
+    /// pause while something is being compacted.
     pub(super) fn run(mut self) {
         loop {
             let closing = {
                 let mut work = self.shared.keeper.lock();
                 while !work.wake && !work.closing {
-                    if self.full {
-                        let wake = &self.shared.keeper_wake;
-                        if wake.wait_for(&mut work, FULL_RETRY_DELAY).timed_out() {
-                            break;
-                        }
-                    } else {
-                        self.shared.keeper_wake.wait(&mut work);
+                    let wake = &self.shared.keeper_wake;
+                    let pause = self.rest.or(self.full.then_some(FULL_RETRY_DELAY));
+                    match pause {
+                        Some(pause) if wake.wait_for(&mut work, pause).timed_out() => break,
+                        Some(_) => {}
+                        None => wake.wait(&mut work),
                     }
                 }
                 work.wake = false;
@@ -72,7 +80,8 @@ impl Keeper {
             .write_indexes()
             .and_then(|()| self.write_checkpoint())
             .and_then(|()| self.shared.drop_old_history())
-            .and_then(|()| self.shared.make_ready());
+            .and_then(|()| self.shared.make_ready())
+            .and_then(|()| self.compact());
         match outcome {
             Ok(()) => {}
             Err(error) if is_full(&error) => self.shared.pool.lock().starved = true,
@@ -83,6 +92,16 @@ impl Keeper {
         }
         self.judge_room();
         self.ask_if_due();
+    }
+
+    /// Does a slice of compaction.
+    fn compact(&mut self) -> io::Result<()> {
+        self.rest = None;
+        self.rest = self.compactor.turn(&self.shared, self.eager)?;
+        while self.eager && self.rest.is_some() {
+            self.rest = self.compactor.turn(&self.shared, true)?;
+        }
+        Ok(())
     }
 
     /// Writes the index of every sealed segment that has none yet.
@@ -123,6 +142,7 @@ impl Keeper {
         self.checkpoint_bytes = bytes.len() as u64;
         replace_file(&*self.shared.disk, CHECKPOINT_PATH, &bytes)?;
         self.shared.disk.sync_dir("")?;
+        self.compactor.covered = snapshot.position;
         let kept = |id: u64| snapshot.segments.iter().any(|note| note.id == id);
         let gone: Vec<u64> = {
             let state = self.shared.state.lock();
@@ -130,6 +150,8 @@ impl Keeper {
                 .segments
                 .iter()
                 .filter(|segment| segment.next.is_some_and(|next| next <= snapshot.position))
+                // A cold one may have been made since the snapshot was taken.
+                .filter(|segment| segment.live == 0)
                 .map(|segment| segment.id)
                 .filter(|id| !kept(*id))
                 .collect()
@@ -137,7 +159,8 @@ impl Keeper {
         // One that was sealed while this turn was under way has no index yet, and its history is made
         // of that.
         self.write_indexes()?;
-        gone.into_iter().try_for_each(|id| self.shared.reclaim(id))
+        gone.into_iter().try_for_each(|id| self.shared.reclaim(id))?;
+        self.shared.remove_retired(kept)
     }
 
     /// Closes or opens the door as the room on the disk says.
@@ -183,9 +206,12 @@ impl Keeper {
         };
         let (pool, history) = {
             let pool = self.shared.pool.lock();
+            let retired =
+                pool.retired.iter().map(|retired| retired.file_bytes + retired.index_bytes);
+            let retired: u64 = retired.sum();
             let ready: u64 = pool.ready.iter().map(|ready| ready.bytes).sum();
             let spares = pool.spares.len() as u64 * self.shared.options.segment_bytes;
-            (ready + spares, pool.history.iter().map(|note| note.bytes).sum::<u64>())
+            (ready + spares + retired, pool.history.iter().map(|note| note.bytes).sum::<u64>())
         };
         let used = segments + pool + history + self.checkpoint_bytes;
         self.shared.disk_bytes.store(used, Ordering::Relaxed);
@@ -194,7 +220,8 @@ impl Keeper {
 
     /// Asks for a checkpoint when segments wait for one to be given back.
     fn ask_if_due(&self) {
-        let dead = self.shared.state.lock().dead;
+        let retired = self.shared.pool.lock().retired.len();
+        let dead = self.shared.state.lock().dead + 2 * retired;
         let written = self.shared.since_checkpoint.load(Ordering::Relaxed);
         let worth_it = written >= self.shared.options.segment_bytes / 8;
         if dead >= 2 || (dead == 1 && (worth_it || self.full)) {
@@ -238,12 +265,8 @@ impl Shared {
     }
 
     fn prepare_one(&self) -> io::Result<Ready> {
-        let (id, spare) = {
-            let mut pool = self.pool.lock();
-            let id = pool.next_segment;
-            pool.next_segment += 1;
-            (id, pool.spares.pop())
-        };
+        let id = self.next_segment_id();
+        let spare = self.pool.lock().spares.pop();
         let header = self.header(FileKind::Segment, id);
         segment::prepare(&*self.disk, &header, self.options.segment_bytes, spare.as_deref())
     }
@@ -272,10 +295,15 @@ impl Shared {
             state.dead = state.dead.saturating_sub(1);
             segment
         };
+        self.free_file(id, segment.file_bytes)
+    }
+
+    /// Makes a segment's file a spare one, or removes it.
+    pub(super) fn free_file(&self, id: u64, file_bytes: u64) -> io::Result<()> {
         self.forget_file(id);
         let path = Shared::segment_path(id);
         let wanted = self.pool.lock().spares.len() < self.options.spare_segments_max;
-        if wanted && segment.file_bytes == self.options.segment_bytes {
+        if wanted && file_bytes == self.options.segment_bytes {
             let spare = format!("segments/{id:012x}.spare");
             self.disk.rename(&path, &spare)?;
             // Before its header may be written anew, its old name must be gone for good.

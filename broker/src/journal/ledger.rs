@@ -4,6 +4,7 @@
 //! A settle stands in the segment of its message or in a later one; the search goes forward from
 //! there, receiver by receiver, and ends with the first record that covers the message.
 
+use super::format::is_cold;
 use super::index::{IndexError, IndexFile, SettleOrPark, Settles};
 use super::refs::{MessageEntry, Messages};
 use super::shared::Shared;
@@ -14,11 +15,20 @@ use restante_protocol::id::{MessageNumber, PeerId};
 use restante_protocol::record::{Outcome, SettleRecord};
 use std::sync::atomic::Ordering;
 
-/// Where settles may be found: a segment that is stored, or the history of one that is not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Source {
-    Stored(u64),
-    History(u64),
+/// Where a message and its settles may be found: a segment that is stored, or the history of one that
+/// is not, with the range of numbers it stands for. Ascending order is that of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Source {
+    first: MessageNumber,
+    next: MessageNumber,
+    place: At,
+    id: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum At {
+    Stored,
+    History,
 }
 
 impl Shared {
@@ -28,14 +38,10 @@ impl Shared {
             return Err(LookupError::Unavailable);
         }
         let sources = self.sources_from(number)?;
-        let Some((source, first)) = sources.first().copied() else {
-            return Err(LookupError::AgedOut);
-        };
-        let relative = u32::try_from(number - first).map_err(|_| LookupError::Unknown)?;
-        let entry = self.message_entry(source, relative)?;
-        let body = match source {
-            Source::Stored(id) => self.read_body(id, number, u64::from(entry.offset)),
-            Source::History(_) => None,
+        let (source, entry) = self.entry_of(&sources, number)?;
+        let body = match source.place {
+            At::Stored => self.read_body(source.id, number, u64::from(entry.offset)),
+            At::History => None,
         };
         let mut receivers = Vec::with_capacity(entry.receivers.len());
         for peer in &entry.receivers {
@@ -53,60 +59,77 @@ impl Shared {
     /// See [`restante_actors::journal::Journal::oldest_number`].
     pub(super) fn oldest_number(&self) -> MessageNumber {
         let stored = self.state.lock().segments.first().map(|segment| segment.first);
-        let history = self.pool.lock().history.first().map(|note| note.first);
-        [stored, history].into_iter().flatten().min().unwrap_or(MessageNumber::MAX)
+        let pool = self.pool.lock();
+        let retired = pool.retired.iter().map(|retired| retired.first);
+        let history = pool.history.iter().map(|note| note.first);
+        retired.chain(history).chain(stored).min().unwrap_or(MessageNumber::MAX)
     }
 
-    /// The segment of a message and all later ones, with their first numbers.
-    fn sources_from(
-        &self,
-        number: MessageNumber,
-    ) -> Result<Vec<(Source, MessageNumber)>, LookupError> {
-        let (stored, own) = {
+    /// Everything that can say something about a message: its own segment or segments, and all later
+    /// ones.
+    fn sources_from(&self, number: MessageNumber) -> Result<Vec<Source>, LookupError> {
+        let stored = |id, first, next| Source { first, next, place: At::Stored, id };
+        let mut sources: Vec<Source> = {
             let state = self.state.lock();
             if number == 0 || number >= state.durable_next {
                 return Err(LookupError::Unknown);
             }
-            let stored: Vec<_> = state
-                .segments
-                .iter()
-                .filter(|segment| segment.next.is_none_or(|next| next > number))
-                .map(|segment| (Source::Stored(segment.id), segment.first))
-                .collect();
-            (stored, state.segment_of(number).is_some())
+            let all = state.segments.iter();
+            all.map(|s| stored(s.id, s.first, s.next.unwrap_or(MessageNumber::MAX))).collect()
         };
         let pool = self.pool.lock();
-        let history = pool.history.iter().filter(|note| note.next > number);
-        let mut sources: Vec<_> =
-            history.map(|note| (Source::History(note.id), note.first)).collect();
+        sources.extend(pool.retired.iter().map(|note| stored(note.id, note.first, note.next)));
+        let history = |note: &super::keeper::HistoryNote| Source {
+            first: note.first,
+            next: note.next,
+            place: At::History,
+            id: note.id,
+        };
+        sources.extend(pool.history.iter().map(history));
         drop(pool);
-        if !own && sources.first().is_none_or(|(_, first)| *first > number) {
-            return Err(LookupError::AgedOut);
-        }
-        sources.extend(stored);
-        sources.sort_unstable_by_key(|(_, first)| *first);
+        sources.retain(|source| source.next > number);
+        sources.sort_unstable();
         Ok(sources)
     }
 
-    fn message_entry(&self, source: Source, relative: u32) -> Result<MessageEntry, LookupError> {
-        let found = match source {
-            Source::Stored(id) => {
-                let state = self.state.lock();
-                let segment = state.segments.iter().find(|segment| segment.id == id);
-                match segment.map(|segment| &segment.index) {
-                    Some(Place::Active(index)) => Some(index.messages.find(relative)),
-                    Some(Place::Sealed(index)) => Some(index.messages.find(relative)),
-                    Some(Place::File) | None => None,
-                }
+    /// Where a message is, of all the places in whose range it lies: with its body if there is one.
+    fn entry_of(
+        &self,
+        sources: &[Source],
+        number: MessageNumber,
+    ) -> Result<(Source, MessageEntry), LookupError> {
+        let here = sources.iter().take_while(|source| source.first <= number);
+        let mut here: Vec<&Source> = here.collect();
+        here.sort_by_key(|source| source.place);
+        let mut complete = false;
+        for source in here {
+            let Ok(relative) = u32::try_from(number - source.first) else { continue };
+            match self.message_entry(*source, relative) {
+                Ok(Some(entry)) => return Ok((*source, entry)),
+                // Cold segments lack what was done when they were made.
+                Ok(None) => complete |= !is_cold(source.id),
+                Err(_) => {}
             }
-            Source::History(_) => None,
-        };
-        let found = match found {
-            Some(found) => found,
-            None => self.messages_of(source).map_err(|_| LookupError::AgedOut)?.find(relative),
-        };
+        }
         // The number of a settle or an admin record is no message's.
-        found.ok_or(LookupError::Unknown)
+        Err(if complete { LookupError::Unknown } else { LookupError::AgedOut })
+    }
+
+    fn message_entry(
+        &self,
+        source: Source,
+        relative: u32,
+    ) -> Result<Option<MessageEntry>, IndexError> {
+        if source.place == At::Stored {
+            let state = self.state.lock();
+            let segment = state.segments.iter().find(|segment| segment.id == source.id);
+            match segment.map(|segment| &segment.index) {
+                Some(Place::Active(index)) => return Ok(index.messages.find(relative)),
+                Some(Place::Sealed(index)) => return Ok(index.messages.find(relative)),
+                Some(Place::File) | None => {}
+            }
+        }
+        Ok(self.messages_of(source)?.find(relative))
     }
 
     fn messages_of(&self, source: Source) -> Result<Messages, IndexError> {
@@ -115,12 +138,11 @@ impl Shared {
 
     fn index_file(&self, source: Source) -> Result<IndexFile, IndexError> {
         let history = |id| IndexFile::open(&*self.disk, &Shared::history_path(id));
-        match source {
+        match source.place {
             // Reclaimed since the sources were listed: its index is history by now.
-            Source::Stored(id) => {
-                IndexFile::open(&*self.disk, &Shared::index_path(id)).or_else(|_| history(id))
-            }
-            Source::History(id) => history(id),
+            At::Stored => IndexFile::open(&*self.disk, &Shared::index_path(source.id))
+                .or_else(|_| history(source.id)),
+            At::History => history(source.id),
         }
     }
 
@@ -129,13 +151,13 @@ impl Shared {
     /// certain otherwise; where the record is no longer kept, the answer is an ack at time 0.
     fn ended(
         &self,
-        sources: &[(Source, MessageNumber)],
+        sources: &[Source],
         peer: PeerId,
         number: MessageNumber,
         standing: Standing,
     ) -> Option<Ended> {
         let mut parked = None;
-        for (source, _) in sources {
+        for source in sources {
             for record in self.settles_of(*source, peer) {
                 match record {
                     SettleOrPark::Park(park) if park.number == number => {
@@ -174,9 +196,9 @@ impl Shared {
     }
 
     fn settles_of(&self, source: Source, peer: PeerId) -> Vec<SettleOrPark> {
-        if let Source::Stored(id) = source {
+        if source.place == At::Stored {
             let state = self.state.lock();
-            let segment = state.segments.iter().find(|segment| segment.id == id);
+            let segment = state.segments.iter().find(|segment| segment.id == source.id);
             match segment.map(|segment| &segment.index) {
                 Some(Place::Active(index)) => return index.settles.of(peer).collect(),
                 Some(Place::Sealed(index)) => return index.settles.of(peer).collect(),

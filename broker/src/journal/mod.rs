@@ -21,6 +21,7 @@
 
 mod cache;
 mod checkpoint;
+mod compact;
 mod error;
 mod format;
 mod handle;

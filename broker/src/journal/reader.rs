@@ -21,6 +21,9 @@ const GAP_BYTES_MAX: u64 = 4 * 1024;
 /// Longest single read, unless one record is longer.
 const EXTENT_BYTES_MAX: u64 = 1024 * 1024;
 
+/// How often a search begins anew because what it had found was moved meanwhile.
+const MOVES_MAX: u32 = 8;
+
 /// A question to the reader.
 pub(super) enum Request {
     /// See [`restante_actors::journal::Journal::next`].
@@ -44,11 +47,11 @@ pub(super) fn run(shared: &Shared, requests: &Receiver<Request>) {
 }
 
 /// Records that lie close together.
-struct Extent {
-    from: u64,
-    to: u64,
+pub(super) struct Extent {
+    pub(super) from: u64,
+    pub(super) to: u64,
     wanted: u64,
-    refs: Vec<Ref>,
+    pub(super) refs: Vec<Ref>,
 }
 
 impl Shared {
@@ -60,6 +63,7 @@ impl Shared {
         let mut page = Page::default();
         let mut budget = Budget { messages: read.messages_max.max(1), bytes: read.bytes_max };
         let mut after = read.after;
+        let mut moved = 0;
         loop {
             let (pick, durable) = {
                 let state = self.state.lock();
@@ -79,7 +83,17 @@ impl Shared {
             };
             let before = page.messages.len();
             if let Err(error) = self.read_picked(&picked, &mut page) {
-                return self.read_error(&picked, error, page, &mut after);
+                if self.has_segment(&picked) || moved == MOVES_MAX {
+                    return Self::read_error(error, page);
+                }
+                // Given back or compacted since it was picked: what is left of it is elsewhere.
+                moved += 1;
+                if let Some(stored) = page.messages[before..].last() {
+                    after = stored.number;
+                    page.through = after;
+                    budget.messages = (budget.messages - (page.messages.len() - before)).max(1);
+                }
+                continue;
             }
             after = picked.through;
             page.through = after;
@@ -106,24 +120,14 @@ impl Shared {
         Err(ReadError::Damaged { number: segment.first.max(after + 1), detail, through })
     }
 
+    /// Whether messages that were picked are still where they were.
+    fn has_segment(&self, picked: &Picked) -> bool {
+        let state = self.state.lock();
+        state.segment(picked.first).is_some_and(|segment| segment.id == picked.segment)
+    }
+
     /// What a failed read means: what was read before it is still good.
-    fn read_error(
-        &self,
-        picked: &Picked,
-        error: BadRecord,
-        mut page: Page,
-        after: &mut MessageNumber,
-    ) -> Result<Page, ReadError> {
-        let gone = {
-            let state = self.state.lock();
-            state.segment(picked.first).is_none_or(|segment| segment.id != picked.segment)
-        };
-        if gone {
-            // Everything in it was done; go on behind it the next time.
-            *after = picked.through;
-            page.through = picked.through;
-            return Ok(page);
-        }
+    fn read_error(error: BadRecord, mut page: Page) -> Result<Page, ReadError> {
         if page.messages.is_empty() {
             let BadRecord { number, detail } = error;
             return Err(ReadError::Damaged { number, detail, through: number });
@@ -203,7 +207,7 @@ struct BadRecord {
 }
 
 /// Groups messages that lie close together.
-fn extents(refs: &[Ref]) -> Vec<Extent> {
+pub(super) fn extents(refs: &[Ref]) -> Vec<Extent> {
     let mut extents: Vec<Extent> = Vec::new();
     for entry in refs {
         let from = u64::from(entry.offset);

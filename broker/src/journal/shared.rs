@@ -102,9 +102,21 @@ pub(super) struct Pool {
     pub(super) spares: Vec<String>,
     /// What is left of reclaimed segments, ascending.
     pub(super) history: Vec<HistoryNote>,
+    /// Segments that a cold one has taken the place of, until a checkpoint says so.
+    pub(super) retired: Vec<Retired>,
     pub(super) next_segment: u64,
     /// Allocating another one failed for want of room.
     pub(super) starved: bool,
+}
+
+/// A segment that a cold one has taken the place of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Retired {
+    pub(super) id: u64,
+    pub(super) first: MessageNumber,
+    pub(super) next: MessageNumber,
+    pub(super) file_bytes: u64,
+    pub(super) index_bytes: u64,
 }
 
 /// A segment with its header written and synced, its name durable, its room allocated.

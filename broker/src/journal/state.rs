@@ -27,6 +27,9 @@ pub(super) struct State {
     pub(super) durable_next: MessageNumber,
     /// Sealed segments of which nothing is live.
     pub(super) dead: usize,
+    /// Whether what is live of a sealed segment has halved since someone asked: it may be worth
+    /// copying.
+    pub(super) thinner: bool,
 }
 
 /// One segment of the log.
@@ -38,6 +41,8 @@ pub(super) struct Segment {
     pub(super) next: Option<MessageNumber>,
     /// Open and parked messages in it, once for each receiver.
     pub(super) live: u64,
+    /// All there were when it was sealed.
+    pub(super) total: u64,
     /// Where its records end, once it is sealed.
     pub(super) data_end: u64,
     /// Bytes it occupies.
@@ -156,6 +161,7 @@ impl State {
             let peer = self.peers.entry(peer_id).or_default();
             peer.add(segment.first, last, added, bytes);
             segment.live += u64::from(added);
+            segment.total += u64::from(added);
         }
         index.messages.absorb(&mut stage.messages);
         index.settles.absorb(&mut stage.settles);
@@ -185,9 +191,9 @@ impl State {
 
     /// Marks messages as done. Numbers that were done before are ignored; parked ones that are
     /// settled are added to the record's `above` wherever they lie, so that a replay knows.
-    /// Says whether a sealed segment became dead.
+    /// Says whether a sealed segment became dead, or thin enough to be looked at.
     pub(super) fn settle(&mut self, record: &mut SettleRecord, numbers: &[MessageNumber]) -> bool {
-        let State { peers, segments, dead, .. } = self;
+        let State { peers, segments, dead, thinner, .. } = self;
         let Some(peer) = peers.get_mut(&record.peer) else { return false };
         let dead_before = *dead;
         let floor = peer.floor.max(record.floor);
@@ -206,14 +212,14 @@ impl State {
             peer.messages -= u64::from(settled);
             peer.bytes -= bytes;
             peer.parked -= u64::from(unparked);
-            release(segments, dead, held.first, u64::from(settled + unparked));
+            *thinner |= release(segments, dead, held.first, u64::from(settled + unparked));
             at = through.max(at + 1);
         }
         peer.raise_floor(floor);
         if emptied {
             peer.drop_done(segments.last().map_or(0, |segment| segment.first));
         }
-        *dead > dead_before
+        std::mem::take(thinner) | (*dead > dead_before)
     }
 
     /// Takes a message out of the open lane. One at or below the floor is accepted too: the floor
@@ -262,13 +268,6 @@ impl State {
     pub(super) fn segment(&self, first: MessageNumber) -> Option<&Segment> {
         let place = self.segments.binary_search_by_key(&first, |segment| segment.first).ok()?;
         self.segments.get(place)
-    }
-
-    /// The segment in which this number lies.
-    pub(super) fn segment_of(&self, number: MessageNumber) -> Option<&Segment> {
-        let place = self.segments.partition_point(|segment| segment.first <= number);
-        let segment = self.segments.get(place.checked_sub(1)?)?;
-        segment.next.is_none_or(|next| number < next).then_some(segment)
     }
 
     /// Searches one segment for a peer's next messages above `after`; `loaded` has the parts of index
@@ -320,18 +319,25 @@ impl State {
     }
 }
 
-/// Takes `gone` off the live count of the segment that begins with `first`.
-fn release(segments: &mut [Segment], dead: &mut usize, first: MessageNumber, gone: u64) {
+/// Takes `gone` off the live count of the segment that begins with `first`; says whether it is sealed
+/// and the count has come to another power of two.
+fn release(segments: &mut [Segment], dead: &mut usize, first: MessageNumber, gone: u64) -> bool {
     if gone == 0 {
-        return;
+        return false;
     }
-    if let Ok(place) = segments.binary_search_by_key(&first, |segment| segment.first) {
-        let segment = &mut segments[place];
-        segment.live = segment.live.saturating_sub(gone);
-        if segment.live == 0 && segment.next.is_some() {
-            *dead += 1;
-        }
+    let Ok(place) = segments.binary_search_by_key(&first, |segment| segment.first) else {
+        return false;
+    };
+    let segment = &mut segments[place];
+    let before = segment.live;
+    segment.live = before.saturating_sub(gone);
+    if segment.next.is_none() {
+        return false;
     }
+    if segment.live == 0 && before > 0 {
+        *dead += 1;
+    }
+    before.leading_zeros() != segment.live.leading_zeros()
 }
 
 impl Peer {
@@ -394,7 +400,7 @@ impl Held {
 
     /// Whether anything in it is other than it was when it was written.
     pub(super) fn is_touched(&self) -> bool {
-        self.open != self.total
+        self.open != self.total || !self.settled.is_empty()
     }
 
     /// Marks `numbers`, all of this segment, as settled; returns how many were open and how many

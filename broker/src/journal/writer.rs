@@ -299,6 +299,7 @@ impl Segment {
             first,
             next: None,
             live: 0,
+            total: 0,
             data_end: 0,
             file_bytes: ready.bytes,
             index_bytes: 0,

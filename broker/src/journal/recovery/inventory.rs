@@ -2,7 +2,7 @@
 
 use super::super::checkpoint::Snapshot;
 use super::super::error::OpenError;
-use super::super::format::{FLAG_FIRST, HeaderError, Seed, record_bytes};
+use super::super::format::{COLD_BIT, FLAG_FIRST, HeaderError, Seed, is_cold, record_bytes};
 use super::super::index::{IndexError, IndexFile};
 use super::super::keeper::HistoryNote;
 use super::super::options::Options;
@@ -11,7 +11,7 @@ use super::super::shared::{Pool, Shared};
 use super::super::storage::{Disk, DiskFile};
 use super::Owner;
 use restante_protocol::id::{MessageNumber, NUMBER_BITS};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
@@ -19,6 +19,10 @@ use std::sync::Arc;
 pub(super) struct Inventory {
     /// Segments with log in them, in its order.
     pub(super) segments: Vec<FoundSegment>,
+    /// Cold segments that count.
+    pub(super) cold: Vec<FoundSegment>,
+    /// Whether there was a cold segment, whether it counts or not.
+    pub(super) had_cold: bool,
     /// Segments nothing was ever written to, and used ones that are to be written again.
     spares: Vec<(u64, String)>,
     history: Vec<HistoryNote>,
@@ -50,6 +54,8 @@ impl Inventory {
     ) -> Result<Inventory, OpenError> {
         let mut inventory = Inventory {
             segments: Vec::new(),
+            cold: Vec::new(),
+            had_cold: false,
             spares: Vec::new(),
             history: Vec::new(),
             next_segment: snapshot.next_segment,
@@ -71,11 +77,21 @@ impl Inventory {
             }
         }
         let highest = segments.keys().chain(indexes.keys()).copied();
-        let highest = highest.chain(inventory.spares.iter().map(|(id, _)| *id)).max();
+        let highest = highest.chain(inventory.spares.iter().map(|(id, _)| *id));
+        let highest = highest.map(|id| id & !COLD_BIT).max();
         inventory.next_segment = inventory.next_segment.max(highest.map_or(1, |id| id + 1));
-        let newest_noted = snapshot.segments.iter().map(|note| note.id).max().unwrap_or(0);
-        let is_dead =
-            |id: u64| id < newest_noted && !snapshot.segments.iter().any(|note| note.id == id);
+        inventory.had_cold = segments.keys().any(|id| is_cold(*id));
+        let noted: HashSet<u64> = snapshot.segments.iter().map(|note| note.id).collect();
+        let newest_noted = noted.iter().copied().filter(|id| !is_cold(*id)).max().unwrap_or(0);
+        // A cold segment counts when the checkpoint names it; see the module `compact`. What a
+        // checkpoint let go is newer than its copy.
+        let is_dead = |id: u64| !noted.contains(&id) && !is_cold(id) && id < newest_noted;
+        let is_unfinished = |id: u64| !noted.contains(&id) && is_cold(id) && !noted.is_empty();
+        for id in segments.keys().chain(indexes.keys()).copied().filter(|id| is_unfinished(*id)) {
+            inventory.drop_unfinished(disk, id).map_err(io)?;
+        }
+        segments.retain(|id, _| !is_unfinished(*id));
+        indexes.retain(|id, _| !is_unfinished(*id));
         for id in segments.into_keys() {
             if is_dead(id) {
                 // The checkpoint let it go, and the crash came first.
@@ -140,7 +156,22 @@ impl Inventory {
         let file_bytes = file.length().map_err(io)?;
         let index_bytes = index.as_ref().map_or(0, IndexFile::bytes);
         let found = FoundSegment { id, file, first, headless, index, index_bytes, file_bytes };
-        self.segments.push(found);
+        if is_cold(id) {
+            self.cold.push(found)
+        } else {
+            self.segments.push(found)
+        }
+        Ok(())
+    }
+
+    /// Removes a copy that was never finished: the checkpoint still names what it was made of.
+    fn drop_unfinished(&mut self, disk: &dyn Disk, id: u64) -> io::Result<()> {
+        for path in [Shared::segment_path(id), Shared::index_path(id)] {
+            match disk.unlink(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
         Ok(())
     }
 
@@ -201,7 +232,7 @@ impl Inventory {
                     let facts = index.facts;
                     let (id, first, next) = (facts.id, facts.first, facts.next);
                     self.history.push(HistoryNote { id, first, next, bytes });
-                    self.next_segment = self.next_segment.max(id + 1);
+                    self.next_segment = self.next_segment.max((id & !COLD_BIT) + 1);
                 }
                 Some(Err(error)) => self.findings.push(format!("{path}: {error}")),
                 None => self.findings.push(format!("{path} is not a journal's file")),
@@ -213,7 +244,8 @@ impl Inventory {
 
     fn name_missing(&mut self, snapshot: &Snapshot) {
         for note in &snapshot.segments {
-            if self.segments.iter().all(|segment| segment.id != note.id) && note.live > 0 {
+            let mut found = self.segments.iter().chain(&self.cold);
+            if found.all(|segment| segment.id != note.id) && note.live > 0 {
                 self.findings.push(format!(
                     "{} is missing: {} deliveries from record {} on are lost",
                     Shared::segment_path(note.id),

@@ -12,6 +12,7 @@
 //! A segment that is found is never appended to: it is cut at its end and sealed. Opening again after
 //! a crash at any point in here comes to the same result.
 
+mod cold;
 mod inventory;
 mod restore;
 mod scan;
@@ -28,7 +29,7 @@ use super::writer::Writer;
 use bytes::Bytes;
 use inventory::Inventory;
 use restante_actors::journal::{Completion, Recovered};
-use restante_protocol::id::NodeTag;
+use restante_protocol::id::{MessageNumber, NodeTag};
 use restante_protocol::record::RecordKind;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -71,16 +72,19 @@ pub(super) fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Engine, Open
     let had_checkpoint = checkpoint.is_some();
     let (snapshot, application) = match checkpoint {
         Some((snapshot, application)) => (snapshot, Some(application)),
+        // Nothing can have been reclaimed or compacted yet.
         None => (Snapshot { position: 1, next_segment: 1, ..Snapshot::default() }, None),
     };
     let mut inventory = Inventory::take(&*disk, &mut owner, &snapshot)?;
     let first = inventory.segments.first().map_or(1, |segment| segment.first);
-    if !had_checkpoint && first > 1 {
+    // A cold segment is made only of what a checkpoint covers.
+    if !had_checkpoint && (first > 1 || inventory.had_cold) {
         let detail = format!("it is missing, and the log before record {first} is gone");
         return Err(OpenError::Damaged { path: disk.describe(CHECKPOINT_PATH), detail });
     }
-    let tail = scan::scan(&disk, owner, &snapshot, &mut inventory)
-        .map_err(|error| OpenError::io(&disk.describe("segments"), error))?;
+    let mut tail = scan::scan(&disk, owner, &snapshot, &mut inventory).map_err(io("segments"))?;
+    let cold = cold::scan_cold(&*disk, owner, &inventory.cold, &mut tail.findings);
+    tail.segments.extend(cold.map_err(io("segments"))?);
     let epoch = owner.epoch.max(tail.epoch) + 1;
     let mut findings = std::mem::take(&mut inventory.findings);
     findings.extend(tail.findings);
@@ -99,7 +103,16 @@ pub(super) fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Engine, Open
     state.durable_next = next_number;
     let pool = inventory.into_pool(&*disk, &options).map_err(io("segments"))?;
     let owner = Owner { epoch, ..owner };
-    start(disk, options, owner, lock, state, pool, recovered)
+    start(disk, options, owner, lock, Found { state, pool, recovered, covered: snapshot.position })
+}
+
+/// What an opening has found.
+struct Found {
+    state: super::state::State,
+    pool: Pool,
+    recovered: Recovered,
+    /// Where the newest checkpoint was taken.
+    covered: MessageNumber,
 }
 
 /// Makes the first segment of this opening and writes its epoch.
@@ -108,10 +121,9 @@ fn start(
     options: Options,
     owner: Owner,
     lock: Box<dyn Send + Sync>,
-    state: super::state::State,
-    pool: Pool,
-    recovered: Recovered,
+    found: Found,
 ) -> Result<Engine, OpenError> {
+    let Found { state, pool, recovered, covered } = found;
     let root = disk.describe("");
     let needed_bytes = options.segment_bytes;
     let (sender, completions) = tokio::sync::mpsc::unbounded_channel();
@@ -137,7 +149,7 @@ fn start(
     shared.state.lock().segments.push(Segment::active(&active, next_number));
     let mut writer = Writer::new(Arc::clone(&shared), active, next_number);
     writer.write_own(RecordKind::Epoch, &owner.epoch.to_be_bytes()).map_err(failed)?;
-    let keeper = Keeper::new(Arc::clone(&shared));
+    let keeper = Keeper::new(Arc::clone(&shared), covered);
     Ok(Engine { shared, writer, keeper, completions, recovered })
 }
 

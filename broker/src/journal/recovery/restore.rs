@@ -11,7 +11,7 @@ use super::super::refs::Refs;
 use super::super::shared::Shared;
 use super::super::state::{Held, Peer, Place, Segment, State};
 use super::super::storage::Disk;
-use super::inventory::Inventory;
+use super::inventory::{FoundSegment, Inventory};
 use super::scan::{Replay, Scanned};
 use foldhash::{HashMap, HashSet};
 use restante_protocol::id::{MessageNumber, PeerId};
@@ -40,12 +40,16 @@ pub(super) fn restore(
         snapshot.peers.iter().map(|note| (note.peer, note)).collect();
     let mut scanned: HashMap<u64, Scanned> =
         scanned.into_iter().map(|scanned| (scanned.id, scanned)).collect();
-    for found in inventory.segments.drain(..) {
+    let mut segments: Vec<FoundSegment> = inventory.segments.drain(..).collect();
+    segments.append(&mut inventory.cold);
+    segments.sort_unstable_by_key(|found| found.first);
+    for found in segments {
         let mut segment = Segment {
             id: found.id,
             first: found.first,
             next: None,
             live: 0,
+            total: 0,
             data_end: 0,
             file_bytes: found.file_bytes,
             index_bytes: found.index_bytes,
@@ -57,6 +61,7 @@ pub(super) fn restore(
             segment.next = Some(index.facts.next);
             segment.data_end = index.facts.data_end;
             let directory = index.directory().map_err(index_io)?;
+            segment.total = directory.iter().map(|entry| u64::from(entry.count)).sum();
             state.add_indexed(&segment, &directory, &notes);
         }
         state.segments.push(segment);
@@ -115,6 +120,7 @@ impl State {
         segment.data_end = scanned.data_end;
         segment.file_bytes = scanned.file_bytes;
         segment.index_bytes = 0;
+        segment.total = scanned.index.refs.values().map(|refs| u64::from(refs.count())).sum();
         for (peer_id, refs) in &scanned.index.refs {
             let peer = self.peers.entry(*peer_id).or_default();
             let last = segment.first + u64::from(refs.last());

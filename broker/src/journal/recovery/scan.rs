@@ -259,11 +259,8 @@ impl<'a> Scan<'a> {
     fn set_aside(&self, from: u64, to: u64, what: &str, tail: &mut Tail) -> io::Result<()> {
         let to = to.max(from);
         let bytes = self.walk.bytes(from, to)?;
-        let aside = format!("quarantine/{:012x}-{from}.cut", self.found.id);
-        let file = self.disk.create(&aside)?;
-        file.write_at(&[IoSlice::new(&bytes)], 0)?;
-        file.sync()?;
-        self.disk.sync_dir("quarantine")?;
+        let name = format!("{:012x}-{from}.cut", self.found.id);
+        let aside = keep_aside(&**self.disk, &name, &bytes)?;
         tail.findings.push(format!(
             "{} at byte {from}: {what}; {} bytes are kept as {aside}",
             Shared::segment_path(self.found.id),
@@ -296,6 +293,16 @@ impl<'a> Scan<'a> {
         });
         Ok(())
     }
+}
+
+/// Copies bytes to the quarantine and says where they are.
+pub(super) fn keep_aside(disk: &dyn Disk, name: &str, bytes: &[u8]) -> io::Result<String> {
+    let aside = format!("quarantine/{name}");
+    let file = disk.create(&aside)?;
+    file.write_at(&[IoSlice::new(bytes)], 0)?;
+    file.sync()?;
+    disk.sync_dir("quarantine")?;
+    Ok(aside)
 }
 
 impl Tail {

@@ -44,7 +44,7 @@ fn act(world: &mut World, dice: &mut Dice) {
         }
         // The state is not looked at with the disk down; everything else may be interrupted.
         let before = dice.clone();
-        if dice.below(20) == 19 && !world.checkpoint_due {
+        if dice.below(22) == 21 && !world.checkpoint_due {
             world.read_all();
             continue;
         }

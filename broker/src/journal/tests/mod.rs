@@ -1,5 +1,6 @@
 //! The journal tested as a whole.
 
+mod compact;
 mod crash;
 mod damage;
 mod model;

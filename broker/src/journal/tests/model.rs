@@ -78,7 +78,7 @@ impl World {
 
     /// One random thing a node would do.
     pub(super) fn act(&mut self, dice: &mut Dice) {
-        match dice.below(20) {
+        match dice.below(22) {
             0..=6 => self.append_some(dice),
             7..=10 => self.settle(dice),
             11 => self.park(dice),
@@ -86,6 +86,7 @@ impl World {
             15..=16 => self.engine.keeper.turn(),
             17 => self.flush(),
             18 => self.engine.writer.mark(),
+            19..=20 => self.compact(),
             _ if self.checkpoint_due || dice.chance(30) => self.checkpoint(),
             _ => self.read_all(),
         }
@@ -213,6 +214,13 @@ impl World {
         if self.engine.shared.next_number().is_multiple_of(2) {
             self.engine.keeper.turn();
         }
+    }
+
+    /// Copies whatever is worth it, as if there were no pauses.
+    pub(super) fn compact(&mut self) {
+        self.engine.keeper.eager = true;
+        self.engine.keeper.turn();
+        self.engine.keeper.eager = false;
     }
 
     /// Takes note of what the journal says.

@@ -1,0 +1,108 @@
+//! The state changes over from the sources to the cold segment that stands for them.
+//!
+//! Every share of the sources that a peer has becomes one: counts are added, sets are moved. What the
+//! copy left out was done; above the floor it stands in the set of settled numbers, so that a number
+//! says the same before and after.
+
+use super::super::numbers::NumberSet;
+use super::super::state::{Held, Peer, Segment, State};
+use foldhash::HashMap;
+use restante_protocol::id::{MessageNumber, PeerId};
+
+/// What a cold segment holds of one peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Share {
+    pub(super) total: u32,
+    /// The newest, relative to the segment's first number.
+    pub(super) last: u32,
+}
+
+impl State {
+    /// Puts `cold` in the place of the segments in whose range of numbers it lies; or changes nothing
+    /// and says so, should there be none or should anything be open that is not in the copy.
+    pub(super) fn replace(&mut self, mut cold: Segment, shares: &HashMap<PeerId, Share>) -> bool {
+        let Some(next) = cold.next else { return false };
+        let range = cold.first..next;
+        let complete = self.peers.iter().all(|(id, peer)| {
+            let copied = shares.get(id).map_or(0, |share| share.total);
+            let held = &peer.held[peer.places(&range)];
+            let live: u64 =
+                held.iter().map(|held| u64::from(held.open) + u64::from(held.parked.len())).sum();
+            live <= u64::from(copied)
+        });
+        let from = self.segments.partition_point(|segment| segment.first < cold.first);
+        let to = self.segments.partition_point(|segment| segment.first < next);
+        if !complete || from == to || self.segments[from..to].iter().any(|s| s.next.is_none()) {
+            return false;
+        }
+        for (id, peer) in &mut self.peers {
+            cold.live += peer.merge(&range, shares.get(id).copied());
+        }
+        let dead = self.segments[from..to].iter().filter(|segment| segment.live == 0).count();
+        self.dead = self.dead.saturating_sub(dead) + usize::from(cold.live == 0);
+        self.segments.splice(from..to, [cold]);
+        true
+    }
+}
+
+type Numbers = std::ops::Range<MessageNumber>;
+
+impl Peer {
+    /// Which shares lie in a range of numbers.
+    fn places(&self, range: &Numbers) -> std::ops::Range<usize> {
+        let from = self.held.partition_point(|held| held.first < range.start);
+        from..self.held.partition_point(|held| held.first < range.end)
+    }
+
+    /// Makes all shares within a range one, or none if nothing of it is live; returns how much is.
+    fn merge(&mut self, range: &Numbers, share: Option<Share>) -> u64 {
+        let first = range.start;
+        let mut done: Vec<(MessageNumber, MessageNumber)> = Vec::new();
+        self.done.retain(|entry| {
+            let inside = range.contains(&entry.0);
+            if inside {
+                done.push(*entry);
+            }
+            !inside
+        });
+        let places = self.places(range);
+        let last_done = done.last().map(|(_, last)| *last);
+        let last_held = self.held[places.clone()].last().map(|held| held.last);
+        let last = last_done.max(last_held).max(share.map(|share| first + u64::from(share.last)));
+        let Some(last) = last else { return 0 };
+        let mut merged = Held { first, last, ..Held::default() };
+        merged.total = share.map_or(0, |share| share.total);
+        let floor = self.floor;
+        for (from, to) in done {
+            for number in from.max(floor + 1)..=to {
+                merged.settled.insert((number - first) as u32);
+            }
+        }
+        for held in self.held.drain(places.clone()) {
+            let shift = (held.first - first) as u32;
+            merged.open += held.open;
+            merged.bytes += held.bytes;
+            merged.settled.take_over(&held.settled, shift);
+            merged.parked.take_over(&held.parked, shift);
+        }
+        if merged.is_done() {
+            if last > floor {
+                let place = self.done.partition_point(|(other, _)| *other < first);
+                self.done.insert(place, (first, last));
+            }
+            return 0;
+        }
+        let live = u64::from(merged.open) + u64::from(merged.parked.len());
+        self.held.insert(places.start, merged);
+        live
+    }
+}
+
+impl NumberSet {
+    /// Adds every number of `other`, each `shift` higher.
+    fn take_over(&mut self, other: &NumberSet, shift: u32) {
+        for number in other.iter() {
+            self.insert(number + shift);
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Compaction: what is still live of segments that are mostly done is copied into a *cold* segment, so
+//! that the few messages of a receiver that stays away do not hold the room of everybody else's.
+//!
+//! ```text
+//! segments   [====..=...] [=....==...] [==========]      one run of neighbours is chosen ([`plan`])
+//!                 └──── copy ────┘                       record by record, in slices ([`copy`])
+//! segments   [ cold: ======= ]         [==========]      the state changes over ([`merge`])
+//!            checkpoint, durable                         names the cold one instead of its sources
+//!            sources removed, their indexes are history
+//! ```
+//!
+//! A cold segment stands for all the numbers of its sources: the segments' ranges of numbers stay
+//! apart and in order, and everything that finds messages by their number, reads pages, settles,
+//! parks, takes checkpoints or recovers does the same as with any other segment. In it the numbers
+//! ascend and are not dense, its index lists a message only for the receivers it was live for, and it
+//! is never replayed. Its id has a bit of its own ([`COLD_BIT`](super::format::COLD_BIT)).
+//!
+//! The checkpoint decides: a cold segment counts when the checkpoint names it, and then its sources,
+//! should a crash have left them, do not; one that is not named is a copy that was never finished and
+//! is removed. So a message is never in two segments, and never in none.
+//!
+//! Runs on the keeper's thread, a slice at a time with a pause after each that is as long as the
+//! slice took: half of what the disk gives at most, and a commit waits for one slice at most.
+
+mod copy;
+mod merge;
+mod plan;
+
+use super::format::{COLD_BIT, FileKind};
+use super::index::{IndexFacts, replace_file};
+use super::shared::{Retired, Shared};
+use super::state::{Place, Segment};
+use super::storage::is_full;
+use copy::{Copying, Live, Unmovable};
+use foldhash::{HashMap, HashSet};
+use merge::Share;
+use plan::Candidate;
+use restante_protocol::id::MessageNumber;
+use std::io;
+use std::time::{Duration, Instant};
+
+/// Segments measured in one turn at most: their indexes have to be read.
+const MEASURES_MAX: usize = 4;
+/// Longest pause between two slices.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// The keeper's part that compacts.
+#[derive(Default)]
+pub(super) struct Compactor {
+    job: Option<Box<Copying>>,
+    measured: HashMap<u64, Measure>,
+    /// Segments with a record that cannot be copied; they stay as they are.
+    unmovable: HashSet<u64>,
+    /// Everything below is covered by a durable checkpoint.
+    pub(super) covered: MessageNumber,
+}
+
+/// What of a segment was live when it was looked at.
+#[derive(Clone, Copy)]
+struct Measure {
+    /// Deliveries.
+    live: u64,
+    /// Bytes of their records, each message once.
+    bytes: u64,
+}
+
+impl Compactor {
+    pub(super) fn new(covered: MessageNumber) -> Compactor {
+        Compactor { covered, ..Compactor::default() }
+    }
+
+    /// Does a slice of work if there is any; says after which pause to go on, if there is more.
+    /// `eager` takes whatever is worth it at all, without waiting until enough has come together.
+    ///
+    /// # Errors
+    /// What the disk said. A full one is no error: the copy that was under way is given up, and begun
+    /// anew another time.
+    pub(super) fn turn(&mut self, shared: &Shared, eager: bool) -> io::Result<Option<Duration>> {
+        let since = Instant::now();
+        match self.slice(shared, eager) {
+            Ok(more) => Ok(more.then(|| since.elapsed().min(PAUSE_MAX))),
+            Err(error) if is_full(&error) => {
+                self.give_up(shared);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether there may be more to do.
+    fn slice(&mut self, shared: &Shared, eager: bool) -> io::Result<bool> {
+        let mut job = match self.job.take() {
+            Some(job) => job,
+            None => {
+                let Some(sources) = self.choose(shared, eager)? else { return Ok(false) };
+                let id = COLD_BIT | shared.next_segment_id();
+                Box::new(Copying::begin(shared, id, sources)?)
+            }
+        };
+        match job.slice(shared) {
+            Ok(false) => self.job = Some(job),
+            Ok(true) => self.finish(shared, *job)?,
+            Err(Unmovable::Io(error)) => {
+                self.job = Some(job);
+                return Err(error);
+            }
+            Err(Unmovable::Damaged(id)) => {
+                self.unmovable.insert(id);
+                self.job = Some(job);
+                self.give_up(shared);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Ends a copy that cannot be finished. Its file would be removed by the next opening too.
+    fn give_up(&mut self, shared: &Shared) {
+        if let Some(job) = self.job.take() {
+            let _ = shared.disk.unlink(&job.temporary);
+        }
+    }
+
+    /// Which segments to copy into one, if it is worth it.
+    fn choose(&mut self, shared: &Shared, eager: bool) -> io::Result<Option<Vec<u64>>> {
+        let segment_bytes = shared.options.segment_bytes;
+        let mut candidates: Vec<Candidate> = {
+            let state = shared.state.lock();
+            state.segments.iter().filter_map(|s| self.candidate(s, segment_bytes)).collect()
+        };
+        self.measured.retain(|id, _| candidates.iter().any(|c| c.id == *id));
+        let mut measures = 0;
+        for candidate in &mut candidates {
+            if !candidate.movable || !self.is_due(candidate) || measures == MEASURES_MAX {
+                continue;
+            }
+            measures += 1;
+            let Ok(live) = Live::load(shared, candidate.id) else {
+                // Its index is damaged; the next opening builds it anew.
+                self.unmovable.insert(candidate.id);
+                candidate.movable = false;
+                continue;
+            };
+            let bytes = live.map_or(0, |live| live.record_bytes());
+            self.measured.insert(candidate.id, Measure { live: candidate.live, bytes });
+            candidate.live_bytes = bytes;
+        }
+        let chosen = plan::choose(&candidates, segment_bytes, eager);
+        Ok(chosen.map(|run| candidates[run].iter().map(|candidate| candidate.id).collect()))
+    }
+
+    fn candidate(&self, segment: &Segment, segment_bytes: u64) -> Option<Candidate> {
+        let next = segment.next?;
+        let known = self.measured.get(&segment.id).map(|measure| measure.bytes);
+        Some(Candidate {
+            id: segment.id,
+            first: segment.first,
+            next,
+            bytes: segment.file_bytes,
+            live: segment.live,
+            total: segment.total,
+            live_bytes: known.unwrap_or(segment.data_end).min(segment_bytes),
+            movable: segment.live > 0
+                && matches!(segment.index, Place::File)
+                && next <= self.covered
+                && !self.unmovable.contains(&segment.id),
+        })
+    }
+
+    /// Whether enough has changed that a segment should be measured.
+    fn is_due(&self, candidate: &Candidate) -> bool {
+        match self.measured.get(&candidate.id) {
+            Some(measure) => candidate.live * 8 <= measure.live * 7,
+            None => candidate.live * 10 <= candidate.total * 9,
+        }
+    }
+
+    /// Gives the copy its name and its index, lets the state change over, and retires the sources.
+    fn finish(&mut self, shared: &Shared, job: Copying) -> io::Result<()> {
+        let Copying { id, first, next, temporary, written, index, .. } = job;
+        let facts = IndexFacts { id, first, next, data_end: written };
+        let bytes = index.encode(&shared.header(FileKind::Index, id), &facts);
+        replace_file(&*shared.disk, &Shared::index_path(id), &bytes)?;
+        shared.disk.rename(&temporary, &Shared::segment_path(id))?;
+        shared.disk.sync_dir("segments")?;
+        let shares: HashMap<_, _> = index
+            .refs
+            .iter()
+            .map(|(peer, refs)| (*peer, Share { total: refs.count(), last: refs.last() }))
+            .collect();
+        let cold = Segment {
+            id,
+            first,
+            next: Some(next),
+            live: 0,
+            total: shares.values().map(|share| u64::from(share.total)).sum(),
+            data_end: written,
+            file_bytes: written,
+            index_bytes: bytes.len() as u64,
+            index: Place::File,
+        };
+        let sources: Vec<Retired> = {
+            let state = shared.state.lock();
+            let inside = state.segments.iter().filter(|s| (first..next).contains(&s.first));
+            inside.filter_map(Retired::of).collect()
+        };
+        // At every moment they are in the state or among the retired, so that a lookup finds them.
+        shared.pool.lock().retired.extend(&sources);
+        if shared.state.lock().replace(cold, &shares) {
+            return Ok(());
+        }
+        // Something is open that was not copied, or nothing is any more: the sources stay.
+        shared.pool.lock().retired.retain(|retired| !job.sources.contains(&retired.id));
+        self.unmovable.extend(job.sources);
+        shared.disk.unlink(&Shared::index_path(id))?;
+        shared.disk.unlink(&Shared::segment_path(id))
+    }
+}
+
+impl Shared {
+    /// A number that no segment has had.
+    pub(super) fn next_segment_id(&self) -> u64 {
+        let mut pool = self.pool.lock();
+        let id = pool.next_segment;
+        pool.next_segment += 1;
+        id
+    }
+
+    /// Removes the sources of cold segments that a durable checkpoint has let go: all that `kept` does
+    /// not name.
+    pub(super) fn remove_retired(&self, kept: impl Fn(u64) -> bool) -> io::Result<()> {
+        loop {
+            let retired = self.pool.lock().retired.iter().find(|r| !kept(r.id)).copied();
+            let Some(Retired { id, first, next, file_bytes, .. }) = retired else { return Ok(()) };
+            self.keep_history(id, first, next)?;
+            self.pool.lock().retired.retain(|retired| retired.id != id);
+            self.free_file(id, file_bytes)?;
+        }
+    }
+}
+
+impl Retired {
+    fn of(segment: &Segment) -> Option<Retired> {
+        let Segment { id, first, next, file_bytes, index_bytes, .. } = *segment;
+        Some(Retired { id, first, next: next?, file_bytes, index_bytes })
+    }
+}

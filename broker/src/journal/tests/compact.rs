@@ -1,0 +1,214 @@
+//! A compacted message is a message like any other; and room is given back whoever stays away.
+
+use super::super::Options;
+use super::super::format::is_cold;
+use super::super::storage::sim::{Dice, SimDisk};
+use super::model::World;
+use super::{A, B, batch_of, small};
+use restante_actors::journal::{Ended, Lane, Read, Settle};
+use restante_protocol::id::{MessageNumber, PeerId};
+use restante_protocol::record::{Outcome, ParkRecord};
+
+const SEGMENT: u64 = 16 * 1024;
+
+fn options() -> Options {
+    Options { ready_segments: 2, spare_segments_max: 2, ..small(SEGMENT) }
+}
+
+fn world() -> World {
+    World::new(SimDisk::new(1 << 26), options()).unwrap()
+}
+
+/// Appends messages to one peer and waits until they are durable; returns their numbers.
+fn publish(world: &mut World, peer: u32, count: usize, body: &[u8]) -> Vec<MessageNumber> {
+    let bodies = vec![body; count];
+    let batch = batch_of(1, &[peer], &bodies);
+    let (_, first) = world.engine.shared.append(batch).ok().unwrap();
+    world.write();
+    (first..first + count as u64).collect()
+}
+
+fn settle(world: &World, peer: PeerId, numbers: &[MessageNumber]) {
+    let floor = numbers.last().copied().unwrap_or(0);
+    world.engine.shared.settle(Settle::acked(peer, 5, floor, numbers.to_vec()));
+}
+
+fn lane(world: &World, peer: PeerId, lane: Lane) -> Vec<(MessageNumber, Vec<u8>)> {
+    let (mut after, mut all) = (0, Vec::new());
+    loop {
+        let (through, bytes_max, messages_max) = (u64::MAX, 2_000, 7);
+        let read = Read { peer, lane, after, through, bytes_max, messages_max };
+        let page = world.engine.shared.next(read).unwrap();
+        after = page.through;
+        if page.messages.is_empty() {
+            return all;
+        }
+        all.extend(page.messages.into_iter().map(|m| (m.number, m.body.to_vec())));
+    }
+}
+
+/// Has the keeper do all it can, checkpoints included.
+fn tidy_up(world: &mut World) {
+    for _ in 0..4 {
+        world.checkpoint();
+        world.engine.keeper.turn();
+        world.compact();
+    }
+}
+
+fn cold_segments(world: &World) -> usize {
+    let state = world.engine.shared.state.lock();
+    state.segments.iter().filter(|segment| is_cold(segment.id)).count()
+}
+
+/// Many messages for A, all acked, with some for B between them that are not.
+fn mixed(world: &mut World, rounds: u64) -> Vec<(MessageNumber, Vec<u8>)> {
+    let mut waiting = Vec::new();
+    for round in 0..rounds {
+        let done = publish(world, A.0, 10, &[0; 100]);
+        settle(world, A, &done);
+        let body = [&[0][..], &round.to_be_bytes(), &[7; 91]].concat();
+        let open = publish(world, B.0, 1, &body);
+        waiting.push((open[0], body));
+    }
+    waiting
+}
+
+#[test]
+fn a_compacted_message_is_read_traced_parked_and_settled_like_any_other() {
+    let mut world = world();
+    let waiting = mixed(&mut world, 200);
+    tidy_up(&mut world);
+    assert!(cold_segments(&world) > 0, "nothing was compacted");
+    assert_eq!(lane(&world, B, Lane::Open), waiting);
+
+    let numbers: Vec<_> = waiting.iter().map(|(number, _)| *number).collect();
+    let reason = "no".to_owned();
+    let park = ParkRecord { peer: B, number: numbers[3], at_ms: 6, attempts: 9, reason };
+    world.engine.shared.park(&park);
+    let (settled, floor) = (vec![numbers[0], numbers[1], numbers[9]], numbers[1]);
+    world.engine.shared.settle(Settle::acked(B, 5, floor, settled));
+    world.write();
+
+    let left: Vec<_> = waiting
+        .iter()
+        .filter(|(number, _)| ![0, 1, 3, 9].iter().any(|place| numbers[*place] == *number))
+        .cloned()
+        .collect();
+    for round in 0..3 {
+        assert_eq!(lane(&world, B, Lane::Open), left, "round {round}");
+        assert_eq!(lane(&world, B, Lane::Parked), [waiting[3].clone()], "round {round}");
+        let backlog = world.engine.shared.state.lock().backlog(B);
+        assert_eq!((backlog.messages, backlog.parked), (196, 1));
+        let life = |number| world.engine.shared.lookup(number).unwrap();
+        let of_open = life(numbers[5]);
+        assert_eq!(of_open.body.as_deref(), Some(&waiting[5].1[..]));
+        assert_eq!(of_open.receivers, [(B, None)]);
+        assert_eq!(life(numbers[3]).receivers, [(B, Some(Ended::Parked(park.clone())))]);
+        let ended = &life(numbers[9]).receivers[0].1;
+        assert!(matches!(ended, Some(Ended::Settled { at_ms: 5, .. })), "{ended:?}");
+        // A's messages went with the sources: their history answers.
+        let of_a = life(numbers[5] - 1);
+        let acked = Ended::Settled {
+            outcome: Outcome::Acked,
+            at_ms: 5,
+            moved_to: PeerId::NONE,
+            attempts: 1,
+            value: None,
+        };
+        assert_eq!((of_a.body, of_a.receivers), (None, vec![(A, Some(acked))]));
+        match round {
+            0 => tidy_up(&mut world),
+            _ => {
+                let disk = world.disk.after_crash(None, &mut Dice(round));
+                reopen(&mut world, disk);
+            }
+        }
+    }
+}
+
+fn reopen(world: &mut World, disk: SimDisk) {
+    *world = World::new(disk, options()).unwrap();
+    assert!(world.engine.recovered.findings.is_empty(), "{:?}", world.engine.recovered.findings);
+}
+
+#[test]
+fn a_crash_between_copy_and_removal_leaves_every_message_once() {
+    let mut world = world();
+    let waiting = mixed(&mut world, 200);
+    world.checkpoint();
+    world.engine.keeper.turn();
+    world.checkpoint();
+    world.engine.keeper.turn();
+    world.compact();
+    assert!(cold_segments(&world) > 0);
+    let retired = world.engine.shared.pool.lock().retired.len();
+    assert!(retired > 1, "{retired} sources wait for a checkpoint");
+
+    // Before the checkpoint that names the copy: the sources count.
+    let disk = world.disk.after_crash(Some(u64::MAX), &mut Dice(1));
+    let mut before = World::new(disk, options()).unwrap();
+    assert_eq!(cold_segments(&before), 0);
+    assert_eq!(lane(&before, B, Lane::Open), waiting);
+    tidy_up(&mut before);
+    assert_eq!(lane(&before, B, Lane::Open), waiting);
+
+    // The checkpoint is durable, the removals are not: the copy counts.
+    let steps = world.disk.steps();
+    for crash_at in 1.. {
+        let disk = world.disk.copy();
+        let mut again = World::new(disk, options()).unwrap();
+        tidy_up(&mut again);
+        assert!(cold_segments(&again) > 0);
+        again.disk.crash_at(again.disk.steps() + crash_at);
+        again.checkpoint();
+        again.engine.keeper.turn();
+        let over = !again.disk.has_crashed();
+        for mask in [Some(0), Some(u64::MAX), None] {
+            let disk = again.disk.after_crash(mask, &mut Dice(crash_at));
+            let found = World::new(disk, options()).unwrap();
+            assert_eq!(lane(&found, B, Lane::Open), waiting, "step {crash_at}, mask {mask:?}");
+            let names = found.engine.recovered.findings.clone();
+            assert!(names.is_empty(), "{names:?}");
+        }
+        if over {
+            break;
+        }
+        assert!(steps + crash_at < 1_000_000);
+    }
+}
+
+#[test]
+fn the_room_of_consumed_messages_comes_back_whoever_stays_away() {
+    for away in [1, 2, 5, 10, 11] {
+        let mut world = world();
+        let mut most = 0.0f64;
+        for round in 0..600u32 {
+            let peer = 1 + round % 11;
+            let done = publish(&mut world, peer, 10, &[0; 100]);
+            if peer > away {
+                settle(&world, PeerId(peer), &done);
+            }
+            if round % 5 == 4 {
+                world.engine.keeper.turn();
+                if world.checkpoint_due {
+                    world.checkpoint();
+                    world.engine.keeper.turn();
+                }
+            }
+            if round > 100 {
+                let live: u64 = (1..=11u32)
+                    .map(|peer| world.engine.shared.state.lock().backlog(PeerId(peer)).messages)
+                    .sum();
+                let live_bytes = live * 160;
+                let history: u64 =
+                    world.engine.shared.pool.lock().history.iter().map(|note| note.bytes).sum();
+                let used =
+                    world.engine.shared.disk_bytes.load(std::sync::atomic::Ordering::Relaxed);
+                let over = (used - history) as f64 - 2.0 * live_bytes as f64;
+                most = most.max(over / SEGMENT as f64);
+            }
+        }
+        assert!(most < 8.0, "{away} of 11 away: {most:.1} segments beyond twice what is live");
+    }
+}
