@@ -148,6 +148,8 @@ values! {
         disk_free_bytes_resume: u64 = 512 * MIB, "bytes", Some((0, 1 << 60));
         /// What is kept about messages that are done, for message get and trace.
         ledger_bytes_max: u64 = 256 * MIB, "bytes", Some((MIB, 1 << 50));
+        /// How long it is kept, counted from when the log it stood in was given back.
+        ledger_ms_max: u64 = 7 * 24 * 60 * 60_000, "milliseconds", Some((60_000, 10 * 365 * 24 * 60 * 60_000));
 
         /// How long a stopping node waits for deliveries in flight before it closes the connections.
         shutdown_ms_max: u64 = 10_000, "milliseconds", Some((0, 10 * 60_000));

@@ -3,19 +3,27 @@
 //! is written; afterwards a checksummed file beside the segment, read piece by piece.
 //!
 //! ```text
-//! file header 48 | fixed part 64 | messages | settles | directory | refs, peer by peer
+//! file header 48 | fixed part 64 | messages | settle directory | settles, peer by peer
+//!                                | directory | refs, peer by peer
+//! fixed part: u64 first | u64 next | u64 end of the segment's records | u32 length and u32 CRC-32C of
+//!             messages, settle directory and directory | u32 length of the settles | u32 CRC-32C
+//! settle directory, 24 bytes a peer: u32 peer | u64 highest number its records cover | u32 offset,
+//!             u32 length and u32 CRC-32C of its records among the settles
 //! ```
+//!
+//! The highest number lets a search go past files that cannot hold its answer, however many there are.
 //!
 //! When the segment is reclaimed, the file is cut after the settles and lives on as its history: what
 //! the ledger answers from.
 
 use super::format::{FILE_HEADER_BYTES, FileHeader, FileKind, HeaderError, be_u32, be_u64, crc32c};
-use super::refs::{Messages, Refs};
+use super::refs::{EMPTY_RUN_BYTES, Messages, Refs};
 use super::state::Stage;
 use super::storage::{Disk, DiskFile};
 use foldhash::HashMap;
 use restante_protocol::id::{MessageNumber, PeerId};
 use restante_protocol::record::{ParkRecord, RecordKind, SettleRecord};
+use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
@@ -23,6 +31,8 @@ use std::sync::Arc;
 const FIXED_BYTES: usize = 64;
 /// Bytes of a directory entry.
 const ENTRY_BYTES: usize = 32;
+/// Bytes of a settle directory entry.
+const SETTLE_ENTRY_BYTES: usize = 24;
 
 /// What is known of one segment's contents.
 #[derive(Debug, Default)]
@@ -56,28 +66,75 @@ impl Settles {
         self.bytes.append(&mut tail.bytes);
     }
 
-    pub(super) fn from_bytes(bytes: Vec<u8>) -> Settles {
-        Settles { bytes }
-    }
-
     /// The records of one peer, in the order of the log.
     pub(super) fn of(&self, peer: PeerId) -> impl Iterator<Item = SettleOrPark> + '_ {
+        let of_peer = self.raw().filter(move |raw| raw.peer == peer.0);
+        of_peer.filter_map(|raw| raw.parse())
+    }
+
+    fn raw(&self) -> impl Iterator<Item = Raw<'_>> {
         let mut rest = &self.bytes[..];
         std::iter::from_fn(move || {
-            let (head, after) = rest.split_at_checked(5)?;
+            let (head, after) = rest.split_at_checked(SETTLE_HEAD_BYTES)?;
             let (body, after) = after.split_at_checked(be_u32(&head[1..]) as usize)?;
+            let whole = &rest[..SETTLE_HEAD_BYTES + body.len()];
             rest = after;
-            Some((head[0], body))
+            // Both kinds of record begin with the peer.
+            Some(Raw { kind: head[0], peer: be_u32(body), body, whole })
         })
-        // Both kinds of record begin with the peer.
-        .filter(move |(_, body)| body.len() >= 4 && be_u32(body) == peer.0)
-        .filter_map(|(kind, body)| {
-            if kind == RecordKind::Settle as u8 {
-                SettleRecord::parse(body).map(SettleOrPark::Settle)
-            } else {
-                ParkRecord::parse(body).map(SettleOrPark::Park)
+    }
+
+    /// The settle directory and the settles of an index file.
+    fn encode(&self) -> (Vec<u8>, Vec<u8>) {
+        let mut peers: BTreeMap<u32, (MessageNumber, Vec<u8>)> = BTreeMap::new();
+        for raw in self.raw() {
+            let (highest, bytes) = peers.entry(raw.peer).or_default();
+            *highest = (*highest).max(raw.parse().map_or(MessageNumber::MAX, |one| one.highest()));
+            bytes.extend_from_slice(raw.whole);
+        }
+        let (mut directory, mut settles) = (Vec::new(), Vec::new());
+        for (peer, (highest, bytes)) in peers {
+            directory.extend_from_slice(&peer.to_be_bytes());
+            directory.extend_from_slice(&highest.to_be_bytes());
+            directory.extend_from_slice(&(settles.len() as u32).to_be_bytes());
+            directory.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
+            directory.extend_from_slice(&crc32c(&bytes).to_be_bytes());
+            settles.extend_from_slice(&bytes);
+        }
+        (directory, settles)
+    }
+}
+
+/// Bytes before the body of a settle or park.
+const SETTLE_HEAD_BYTES: usize = 5;
+
+/// A settle or park as it stands in the bytes.
+struct Raw<'a> {
+    kind: u8,
+    peer: u32,
+    body: &'a [u8],
+    whole: &'a [u8],
+}
+
+impl Raw<'_> {
+    fn parse(&self) -> Option<SettleOrPark> {
+        if self.kind == RecordKind::Settle as u8 {
+            SettleRecord::parse(self.body).map(SettleOrPark::Settle)
+        } else {
+            ParkRecord::parse(self.body).map(SettleOrPark::Park)
+        }
+    }
+}
+
+impl SettleOrPark {
+    /// The highest number it is about.
+    fn highest(&self) -> MessageNumber {
+        match self {
+            SettleOrPark::Settle(settle) => {
+                settle.above.iter().copied().fold(settle.floor, MessageNumber::max)
             }
-        })
+            SettleOrPark::Park(park) => park.number,
+        }
     }
 }
 
@@ -116,8 +173,9 @@ pub(super) struct IndexFile {
 struct Parts {
     messages: u32,
     messages_crc: u32,
+    settle_directory: u32,
+    settle_directory_crc: u32,
     settles: u32,
-    settles_crc: u32,
     directory: u32,
     directory_crc: u32,
 }
@@ -153,18 +211,20 @@ impl SegmentIndex {
             directory.extend_from_slice(&((blocks.len() - at) as u32).to_be_bytes());
             directory.extend_from_slice(&crc32c(&blocks[at..]).to_be_bytes());
         }
-        let settles = &self.settles.bytes;
+        let (settle_directory, settles) = self.settles.encode();
         let mut fixed = Vec::with_capacity(FIXED_BYTES);
         for value in [facts.first, facts.next, facts.data_end] {
             fixed.extend_from_slice(&value.to_be_bytes());
         }
-        for part in [&messages, settles, &directory] {
+        for part in [&messages, &settle_directory, &directory] {
             fixed.extend_from_slice(&(part.len() as u32).to_be_bytes());
             fixed.extend_from_slice(&crc32c(part).to_be_bytes());
         }
+        fixed.extend_from_slice(&(settles.len() as u32).to_be_bytes());
         fixed.resize(FIXED_BYTES - 4, 0);
         fixed.extend_from_slice(&crc32c(&fixed).to_be_bytes());
-        [&header.encode()[..], &fixed, &messages, settles, &directory, &blocks].concat()
+        let head = header.encode();
+        [&head[..], &fixed, &messages, &settle_directory, &settles, &directory, &blocks].concat()
     }
 }
 
@@ -187,10 +247,11 @@ impl IndexFile {
         let parts = Parts {
             messages: be_u32(&fixed[24..]),
             messages_crc: be_u32(&fixed[28..]),
-            settles: be_u32(&fixed[32..]),
-            settles_crc: be_u32(&fixed[36..]),
+            settle_directory: be_u32(&fixed[32..]),
+            settle_directory_crc: be_u32(&fixed[36..]),
             directory: be_u32(&fixed[40..]),
             directory_crc: be_u32(&fixed[44..]),
+            settles: be_u32(&fixed[48..]),
         };
         Ok(IndexFile { file, facts, parts })
     }
@@ -207,11 +268,23 @@ impl IndexFile {
         Messages::decode(&bytes).ok_or(IndexError::Damaged("its messages"))
     }
 
-    /// Its settles and parks.
-    pub(super) fn settles(&self) -> Result<Settles, IndexError> {
-        let at = PARTS_FROM + u64::from(self.parts.messages);
-        let bytes = self.part(at, self.parts.settles, self.parts.settles_crc, "its settles")?;
-        Ok(Settles::from_bytes(bytes))
+    /// A peer's settles and parks, in the order of the log; none if they are all about messages below
+    /// `number`.
+    pub(super) fn settles_of(
+        &self,
+        peer: PeerId,
+        number: MessageNumber,
+    ) -> Result<Vec<SettleOrPark>, IndexError> {
+        let parts = &self.parts;
+        let at = PARTS_FROM + u64::from(parts.messages);
+        let (len, crc) = (parts.settle_directory, parts.settle_directory_crc);
+        let directory = self.part(at, len, crc, "its settle directory")?;
+        let mut entries = directory.chunks_exact(SETTLE_ENTRY_BYTES);
+        let entry = entries.find(|entry| be_u32(entry) == peer.0 && be_u64(&entry[4..]) >= number);
+        let Some(entry) = entry else { return Ok(Vec::new()) };
+        let at = at + u64::from(len) + u64::from(be_u32(&entry[12..]));
+        let bytes = self.part(at, be_u32(&entry[16..]), be_u32(&entry[20..]), "its settles")?;
+        Ok(Settles { bytes }.of(peer).collect())
     }
 
     /// Who has messages in the segment, by peer.
@@ -244,9 +317,15 @@ impl IndexFile {
         self.file.length().unwrap_or(0)
     }
 
+    /// Whether there is anything in it that the ledger could answer from.
+    pub(super) fn has_history(&self) -> bool {
+        self.parts.messages as usize > EMPTY_RUN_BYTES || self.parts.settles > 0
+    }
+
     /// Length to which the file is cut when it becomes history.
     pub(super) fn history_bytes(&self) -> u64 {
-        PARTS_FROM + u64::from(self.parts.messages) + u64::from(self.parts.settles)
+        let Parts { messages, settle_directory, settles, .. } = self.parts;
+        PARTS_FROM + u64::from(messages) + u64::from(settle_directory) + u64::from(settles)
     }
 }
 
@@ -298,4 +377,55 @@ pub(super) fn replace_file(disk: &dyn Disk, path: &str, bytes: &[u8]) -> io::Res
     file.write_at(&[IoSlice::new(bytes)], 0)?;
     file.sync()?;
     disk.rename(&temporary, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::storage::sim::SimDisk;
+    use super::*;
+    use restante_actors::journal::Settle;
+    use restante_protocol::id::NodeTag;
+
+    #[test]
+    fn a_search_reads_only_the_settles_that_may_be_about_its_message() {
+        let mut index = SegmentIndex::default();
+        let mut push = |peer: u32, floor: u64, numbers: &[u64]| {
+            let mut body = Vec::new();
+            Settle::acked(PeerId(peer), 5, floor, numbers.to_vec()).record.encode(&mut body);
+            index.settles.push(RecordKind::Settle, &body);
+        };
+        push(2, 10, &[9, 10, 14]);
+        push(1, 40, &[40]);
+        push(2, 12, &[11, 12]);
+        let header = FileHeader {
+            kind: FileKind::Index,
+            epoch: 1,
+            node: NodeTag(3),
+            id: 1,
+            created_ms: 5,
+            seed: 1,
+        };
+        let facts = IndexFacts { id: 1, first: 1, next: 100, data_end: 4096 };
+        let disk = SimDisk::new(1 << 20);
+        replace_file(&disk, "x", &index.encode(&header, &facts)).unwrap();
+        let floors = |file: &IndexFile, peer, number| -> Vec<u64> {
+            let all = file.settles_of(PeerId(peer), number).unwrap();
+            let floor = |one: SettleOrPark| match one {
+                SettleOrPark::Settle(settle) => settle.floor,
+                SettleOrPark::Park(_) => 0,
+            };
+            all.into_iter().map(floor).collect()
+        };
+        let file = IndexFile::open(&disk, "x").unwrap();
+        assert_eq!(floors(&file, 2, 14), [10, 12]);
+        assert_eq!(floors(&file, 1, 7), [40]);
+        assert!(floors(&file, 2, 15).is_empty() && floors(&file, 3, 1).is_empty());
+        // With its settles damaged, only those who need them notice.
+        let end = file.history_bytes() as usize;
+        disk.damage("x", |bytes| bytes[end - 1] ^= 1);
+        let file = IndexFile::open(&disk, "x").unwrap();
+        assert!(file.settles_of(PeerId(2), 14).is_err());
+        assert!(floors(&file, 2, 15).is_empty());
+        assert_eq!(floors(&file, 1, 7), [40]);
+    }
 }

@@ -8,7 +8,7 @@
 use super::checkpoint;
 use super::compact::Compactor;
 use super::format::{FileHeader, FileKind};
-use super::index::{IndexFacts, IndexFile, replace_file};
+use super::index::{IndexFacts, replace_file};
 use super::segment;
 use super::shared::{CheckpointJob, Ready, Shared};
 use super::state::Place;
@@ -230,15 +230,6 @@ impl Keeper {
     }
 }
 
-/// What is left of a reclaimed segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct HistoryNote {
-    pub(super) id: u64,
-    pub(super) first: MessageNumber,
-    pub(super) next: MessageNumber,
-    pub(super) bytes: u64,
-}
-
 impl Shared {
     pub(super) fn header(&self, kind: FileKind, id: u64) -> FileHeader {
         let created_ms = (self.options.now_ms)();
@@ -313,41 +304,5 @@ impl Shared {
             self.disk.unlink(&path)?;
         }
         Ok(())
-    }
-
-    /// Cuts the index of a reclaimed segment to what the ledger needs and moves it to the history.
-    pub(super) fn keep_history(
-        &self,
-        id: u64,
-        first: MessageNumber,
-        next: MessageNumber,
-    ) -> io::Result<()> {
-        let (from, to) = (Shared::index_path(id), Shared::history_path(id));
-        let bytes = match IndexFile::open(&*self.disk, &from) {
-            Ok(index) => index.history_bytes(),
-            // It answers nothing any more; what it was about is done and gone.
-            Err(_) => return self.disk.unlink(&from),
-        };
-        self.disk.rename(&from, &to)?;
-        self.disk.open(&to)?.truncate(bytes)?;
-        let mut pool = self.pool.lock();
-        let place = pool.history.partition_point(|note| note.first < first);
-        pool.history.insert(place, HistoryNote { id, first, next, bytes });
-        Ok(())
-    }
-
-    /// Removes the oldest history beyond what is to be kept.
-    fn drop_old_history(&self) -> io::Result<()> {
-        loop {
-            let oldest = {
-                let mut pool = self.pool.lock();
-                let kept: u64 = pool.history.iter().map(|note| note.bytes).sum();
-                if kept <= self.options.history_bytes_max || pool.history.is_empty() {
-                    return Ok(());
-                }
-                pool.history.remove(0)
-            };
-            self.disk.unlink(&Shared::history_path(oldest.id))?;
-        }
     }
 }

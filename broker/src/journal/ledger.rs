@@ -5,14 +5,17 @@
 //! there, receiver by receiver, and ends with the first record that covers the message.
 
 use super::format::is_cold;
-use super::index::{IndexError, IndexFile, SettleOrPark, Settles};
+use super::history::HistoryNote;
+use super::index::{IndexError, IndexFile, SettleOrPark};
 use super::refs::{MessageEntry, Messages};
 use super::shared::Shared;
 use super::state::{Place, Standing};
 use bytes::Bytes;
 use restante_actors::journal::{Ended, Life, LookupError};
 use restante_protocol::id::{MessageNumber, PeerId};
-use restante_protocol::record::{Outcome, SettleRecord};
+use restante_protocol::record::{Outcome, ParkRecord, SettleRecord};
+use std::collections::BTreeSet;
+use std::io;
 use std::sync::atomic::Ordering;
 
 /// Where a message and its settles may be found: a segment that is stored, or the history of one that
@@ -65,6 +68,29 @@ impl Shared {
         retired.chain(history).chain(stored).min().unwrap_or(MessageNumber::MAX)
     }
 
+    /// The records by which a peer's messages `numbers` were parked, those that are still kept.
+    pub(super) fn park_records(
+        &self,
+        peer: PeerId,
+        mut numbers: BTreeSet<MessageNumber>,
+    ) -> Vec<ParkRecord> {
+        let Some(lowest) = numbers.first().copied() else { return Vec::new() };
+        let mut found = Vec::new();
+        for source in self.sources_from(lowest).unwrap_or_default() {
+            for record in self.settles_of(source, peer, lowest) {
+                if let SettleOrPark::Park(park) = record
+                    && numbers.remove(&park.number)
+                {
+                    found.push(park);
+                }
+            }
+            if numbers.is_empty() {
+                break;
+            }
+        }
+        found
+    }
+
     /// Everything that can say something about a message: its own segment or segments, and all later
     /// ones.
     fn sources_from(&self, number: MessageNumber) -> Result<Vec<Source>, LookupError> {
@@ -79,7 +105,7 @@ impl Shared {
         };
         let pool = self.pool.lock();
         sources.extend(pool.retired.iter().map(|note| stored(note.id, note.first, note.next)));
-        let history = |note: &super::keeper::HistoryNote| Source {
+        let history = |note: &HistoryNote| Source {
             first: note.first,
             next: note.next,
             place: At::History,
@@ -137,18 +163,20 @@ impl Shared {
     }
 
     fn index_file(&self, source: Source) -> Result<IndexFile, IndexError> {
-        let history = |id| IndexFile::open(&*self.disk, &Shared::history_path(id));
-        match source.place {
-            // Reclaimed since the sources were listed: its index is history by now.
-            At::Stored => IndexFile::open(&*self.disk, &Shared::index_path(source.id))
-                .or_else(|_| history(source.id)),
-            At::History => history(source.id),
-        }
+        let stored = match source.place {
+            At::Stored => IndexFile::open(&*self.disk, &Shared::index_path(source.id)),
+            At::History => Err(io::Error::from(io::ErrorKind::NotFound).into()),
+        };
+        // Reclaimed since the sources were listed: its index is history by now.
+        stored.or_else(|error| match self.history_of(source.id) {
+            Some(path) => IndexFile::open(&*self.disk, &path),
+            None => Err(error),
+        })
     }
 
     /// The record by which a message ended for one peer. One that is still on its way to the disk has
     /// not ended anything: a crash would bring the message back, and `None` says so. That it ended is
-    /// certain otherwise; where the record is no longer kept, the answer is an ack at time 0.
+    /// certain otherwise; where the record is no longer kept, the answer is an ack or a park at time 0.
     fn ended(
         &self,
         sources: &[Source],
@@ -158,7 +186,7 @@ impl Shared {
     ) -> Option<Ended> {
         let mut parked = None;
         for source in sources {
-            for record in self.settles_of(*source, peer) {
+            for record in self.settles_of(*source, peer, number) {
                 match record {
                     SettleOrPark::Park(park) if park.number == number => {
                         parked = Some(Ended::Parked(park));
@@ -182,6 +210,10 @@ impl Shared {
         if parked.is_none() && self.has_unwritten_settles() {
             return None;
         }
+        if standing == Standing::Parked {
+            let park = ParkRecord { peer, number, at_ms: 0, attempts: 0, reason: String::new() };
+            return Some(Ended::Parked(park));
+        }
         parked.or(Some(Ended::Settled {
             outcome: Outcome::Acked,
             at_ms: 0,
@@ -195,7 +227,8 @@ impl Shared {
         self.last_lazy.load(Ordering::Acquire) >= self.state.lock().durable_next
     }
 
-    fn settles_of(&self, source: Source, peer: PeerId) -> Vec<SettleOrPark> {
+    /// A peer's settles and parks in one place, as far as they may be about `number`.
+    fn settles_of(&self, source: Source, peer: PeerId, number: MessageNumber) -> Vec<SettleOrPark> {
         if source.place == At::Stored {
             let state = self.state.lock();
             let segment = state.segments.iter().find(|segment| segment.id == source.id);
@@ -205,8 +238,8 @@ impl Shared {
                 Some(Place::File) | None => {}
             }
         }
-        let settles = self.index_file(source).and_then(|file| file.settles());
-        settles.unwrap_or_else(|_| Settles::default()).of(peer).collect()
+        let settles = self.index_file(source).and_then(|file| file.settles_of(peer, number));
+        settles.unwrap_or_default()
     }
 }
 

@@ -25,6 +25,7 @@ mod compact;
 mod error;
 mod format;
 mod handle;
+mod history;
 mod index;
 mod keeper;
 mod ledger;

@@ -42,6 +42,8 @@ pub struct Options {
     pub disk_free_bytes_resume: u64,
     /// Bytes of history kept for the ledger.
     pub history_bytes_max: u64,
+    /// How long it is kept after its segment went, in milliseconds.
+    pub history_ms_max: u64,
     /// Bytes of index parts kept in memory.
     pub cache_bytes: usize,
     /// Makes this journal's checksums unlike those of other journals. Kept as it was when the journal
@@ -71,6 +73,7 @@ impl Default for Options {
             disk_free_bytes_min: 0,
             disk_free_bytes_resume: 0,
             history_bytes_max: 256 * MIB,
+            history_ms_max: 7 * 24 * 60 * 60 * 1000,
             cache_bytes: 8 * MIB as usize,
             seed: rand::random(),
             node: NodeTag(rand::random()),

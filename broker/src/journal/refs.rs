@@ -11,6 +11,9 @@ const ANCHOR_EVERY: u32 = 128;
 /// Bytes of an anchor on disk.
 const ANCHOR_BYTES: usize = 20;
 
+/// Bytes of a list without entries on disk.
+pub(super) const EMPTY_RUN_BYTES: usize = 8;
+
 /// Where one message of a peer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub(super) struct Ref {
@@ -83,7 +86,7 @@ impl Run {
 
     fn decode(bytes: &[u8]) -> Option<Run> {
         use super::format::{be_u32, be_u64};
-        let (head, rest) = bytes.split_at_checked(8)?;
+        let (head, rest) = bytes.split_at_checked(EMPTY_RUN_BYTES)?;
         let (count, anchors) = (be_u32(head), be_u32(&head[4..]) as usize);
         let (anchors, bytes) = rest.split_at_checked(anchors.checked_mul(ANCHOR_BYTES)?)?;
         let anchors: Vec<Anchor> = anchors

@@ -7,7 +7,7 @@
 
 use super::cache::Cache;
 use super::format::{RecordHeader, record_bytes};
-use super::keeper::HistoryNote;
+use super::history::HistoryNote;
 use super::options::Options;
 use super::state::State;
 use super::storage::{Disk, DiskFile};
@@ -527,11 +527,6 @@ impl Shared {
     /// The name of a segment's index file.
     pub(super) fn index_path(id: u64) -> String {
         format!("segments/{id:012x}.idx")
-    }
-
-    /// The name of what is left of a reclaimed segment.
-    pub(super) fn history_path(id: u64) -> String {
-        format!("history/{id:012x}.idx")
     }
 }
 

@@ -235,6 +235,7 @@ fn options(config: &Config) -> Options {
         disk_free_bytes_min: config.disk_free_bytes_min,
         disk_free_bytes_resume: config.disk_free_bytes_resume,
         history_bytes_max: config.ledger_bytes_max,
+        history_ms_max: config.ledger_ms_max,
         ..Options::default()
     }
 }

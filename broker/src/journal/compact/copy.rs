@@ -13,7 +13,9 @@ use super::super::shared::Shared;
 use super::super::state::Held;
 use super::super::storage::DiskFile;
 use restante_protocol::id::{MessageNumber, PeerId};
-use restante_protocol::record::{MESSAGE_FIXED_BYTES, MessageRecord, RECORD_HEADER_BYTES};
+use restante_protocol::record::{
+    MESSAGE_FIXED_BYTES, MessageRecord, RECORD_HEADER_BYTES, RecordKind,
+};
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
@@ -63,7 +65,7 @@ impl Copying {
             let state = shared.state.lock();
             let mut found = state.segments.iter().filter(|s| sources.contains(&s.id));
             let first = found.next();
-            first.and_then(|first| Some((first.first, found.last().unwrap_or(first).next?)))
+            first.and_then(|first| Some((first.first, found.next_back().unwrap_or(first).next?)))
         };
         let (first, next) = range.ok_or(io::ErrorKind::NotFound)?;
         let temporary = format!("segments/{id:012x}.new");
@@ -104,7 +106,10 @@ impl Copying {
         let mut live = match self.live.take() {
             Some(live) => live,
             None => match Live::load(shared, source) {
-                Ok(Some(live)) => live,
+                Ok(Some(live)) => {
+                    self.take_parks(shared, &live);
+                    live
+                }
                 // It was given back in the meantime: nothing in it is live.
                 Ok(None) => {
                     self.done += 1;
@@ -122,6 +127,19 @@ impl Copying {
             self.live = Some(live);
         }
         Ok(())
+    }
+
+    /// Why messages are parked stands in later segments, which go before these do: it is taken along in
+    /// the index.
+    fn take_parks(&mut self, shared: &Shared, live: &Live) {
+        for LivePeer { peer, held, .. } in &live.peers {
+            let parked = held.parked.iter().map(|number| live.first + u64::from(number)).collect();
+            for park in shared.park_records(*peer, parked) {
+                let mut body = Vec::new();
+                park.encode(&mut body);
+                self.index.settles.push(RecordKind::Park, &body);
+            }
+        }
     }
 
     fn copy(&mut self, shared: &Shared, live: &Live, window: &[Entry]) -> Result<(), Unmovable> {

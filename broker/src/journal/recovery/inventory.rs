@@ -3,8 +3,8 @@
 use super::super::checkpoint::Snapshot;
 use super::super::error::OpenError;
 use super::super::format::{COLD_BIT, FLAG_FIRST, HeaderError, Seed, is_cold, record_bytes};
+use super::super::history::{self, HistoryNote};
 use super::super::index::{IndexError, IndexFile};
-use super::super::keeper::HistoryNote;
 use super::super::options::Options;
 use super::super::segment::{FIRST_RECORD_AT, Found, Walk, read_header};
 use super::super::shared::{Pool, Shared};
@@ -51,6 +51,7 @@ impl Inventory {
         disk: &dyn Disk,
         owner: &mut Owner,
         snapshot: &Snapshot,
+        now_ms: u64,
     ) -> Result<Inventory, OpenError> {
         let mut inventory = Inventory {
             segments: Vec::new(),
@@ -100,7 +101,8 @@ impl Inventory {
             }
             inventory.take_segment(disk, owner, snapshot, id)?;
         }
-        inventory.take_history(disk, indexes.into_keys().filter(|id| is_dead(*id)))?;
+        let left_behind = indexes.into_keys().filter(|id| is_dead(*id));
+        inventory.take_history(disk, left_behind, now_ms)?;
         inventory.name_missing(snapshot);
         Ok(inventory)
     }
@@ -216,29 +218,29 @@ impl Inventory {
         &mut self,
         disk: &dyn Disk,
         left_behind: impl Iterator<Item = u64>,
+        now_ms: u64,
     ) -> Result<(), OpenError> {
         let io = |error| OpenError::io(&disk.describe("history"), error);
         for id in left_behind {
             let from = Shared::index_path(id);
-            disk.rename(&from, &Shared::history_path(id)).map_err(io)?;
+            disk.rename(&from, &history::path(id, now_ms)).map_err(io)?;
         }
         for name in disk.list("history").map_err(io)? {
             let path = format!("history/{name}");
-            let opened = classify(&name).map(|_| IndexFile::open(disk, &path));
-            match opened {
-                Some(Ok(index)) => {
+            let named = history::parse_name(&name);
+            match named.map(|(_, kept_ms)| (kept_ms, IndexFile::open(disk, &path))) {
+                Some((kept_ms, Ok(index))) => {
                     let bytes = index.history_bytes();
                     disk.open(&path).and_then(|file| file.truncate(bytes)).map_err(io)?;
                     let facts = index.facts;
                     let (id, first, next) = (facts.id, facts.first, facts.next);
-                    self.history.push(HistoryNote { id, first, next, bytes });
+                    self.history.push(HistoryNote { id, first, next, bytes, kept_ms });
                     self.next_segment = self.next_segment.max((id & !COLD_BIT) + 1);
                 }
-                Some(Err(error)) => self.findings.push(format!("{path}: {error}")),
+                Some((_, Err(error))) => self.findings.push(format!("{path}: {error}")),
                 None => self.findings.push(format!("{path} is not a journal's file")),
             }
         }
-        self.history.sort_unstable_by_key(|note| note.first);
         Ok(())
     }
 

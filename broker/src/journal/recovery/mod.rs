@@ -75,7 +75,7 @@ pub(super) fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Engine, Open
         // Nothing can have been reclaimed or compacted yet.
         None => (Snapshot { position: 1, next_segment: 1, ..Snapshot::default() }, None),
     };
-    let mut inventory = Inventory::take(&*disk, &mut owner, &snapshot)?;
+    let mut inventory = Inventory::take(&*disk, &mut owner, &snapshot, (options.now_ms)())?;
     let first = inventory.segments.first().map_or(1, |segment| segment.first);
     // A cold segment is made only of what a checkpoint covers.
     if !had_checkpoint && (first > 1 || inventory.had_cold) {

@@ -152,7 +152,7 @@ impl SimDisk {
         let inner = self.0.lock();
         let mut place = 0;
         let mut kept = |dice: &mut Dice| {
-            let keep = mask.map_or_else(|| dice.chance(60), |mask| mask >> place & 1 == 1);
+            let keep = mask.map_or_else(|| dice.chance(60), |mask| mask >> place.min(63) & 1 == 1);
             place += 1;
             keep
         };
