@@ -10,7 +10,7 @@ use super::compact::Compactor;
 use super::format::{FileHeader, FileKind};
 use super::index::{IndexFacts, replace_file};
 use super::segment;
-use super::shared::{CheckpointJob, Ready, Shared};
+use super::shared::{CheckpointJob, Ready, Shared, Spare};
 use super::state::Place;
 use super::storage::is_full;
 use restante_actors::events;
@@ -259,7 +259,7 @@ impl Shared {
         let id = self.next_segment_id();
         let spare = self.pool.lock().spares.pop();
         let header = self.header(FileKind::Segment, id);
-        segment::prepare(&*self.disk, &header, self.options.segment_bytes, spare.as_deref())
+        segment::prepare(&*self.disk, &header, self.options.segment_bytes, spare.as_ref())
     }
 
     /// Gives the room of a segment back: nothing in it is live, and a checkpoint says so. Its file
@@ -299,7 +299,7 @@ impl Shared {
             self.disk.rename(&path, &spare)?;
             // Before its header may be written anew, its old name must be gone for good.
             self.disk.sync_dir("segments")?;
-            self.pool.lock().spares.push(spare);
+            self.pool.lock().spares.push(Spare { path: spare, filled: true });
         } else {
             self.disk.unlink(&path)?;
         }

@@ -4,7 +4,7 @@ use super::format::{
     FILE_HEADER_BYTES, FLAG_FIRST, FileHeader, FileKind, HeaderError, KIND_MARK, RecordError,
     RecordHeader, SEGMENT_HEADER_BYTES, Seed, be_u64, record_bytes,
 };
-use super::shared::{Ready, Shared};
+use super::shared::{Ready, Shared, Spare};
 use super::storage::{Disk, DiskFile};
 use restante_protocol::record::{RECORD_HEADER_BYTES, RecordKind};
 use std::io::{self, IoSlice};
@@ -20,12 +20,12 @@ pub(super) fn prepare(
     disk: &dyn Disk,
     header: &FileHeader,
     bytes: u64,
-    spare: Option<&str>,
+    spare: Option<&Spare>,
 ) -> io::Result<Ready> {
     let id = header.id;
     let fresh = format!("segments/{id:012x}.new");
     let (name, file) = match spare {
-        Some(spare) => (spare, disk.open(spare)?),
+        Some(spare) => (&spare.path[..], disk.open(&spare.path)?),
         None => {
             let file = disk.create(&fresh)?;
             if let Err(error) = file.allocate(bytes) {
@@ -39,7 +39,8 @@ pub(super) fn prepare(
     file.sync()?;
     disk.rename(name, &Shared::segment_path(id))?;
     disk.sync_dir("segments")?;
-    Ok(Ready { id, file, bytes })
+    let filled = if spare.is_some_and(|spare| spare.filled) { bytes } else { SEGMENT_HEADER_BYTES };
+    Ok(Ready { id, file, bytes, filled })
 }
 
 /// Reads the header of a segment file.

@@ -7,7 +7,7 @@ use super::super::history::{self, HistoryNote};
 use super::super::index::{IndexError, IndexFile};
 use super::super::options::Options;
 use super::super::segment::{FIRST_RECORD_AT, Found, Walk, read_header};
-use super::super::shared::{Pool, Shared};
+use super::super::shared::{Pool, Shared, Spare};
 use super::super::storage::{Disk, DiskFile};
 use super::Owner;
 use restante_protocol::id::{MessageNumber, NUMBER_BITS};
@@ -279,7 +279,8 @@ impl Inventory {
             if path != spare {
                 disk.rename(&path, &spare)?;
             }
-            pool.spares.push(spare);
+            // It may have been made ready and never been written.
+            pool.spares.push(Spare { path: spare, filled: false });
         }
         // Before a spare's header may be written anew, its old name must be gone for good.
         disk.sync_dir("segments")?;

@@ -82,3 +82,26 @@ fn history_is_kept_up_to_its_size_the_newest_last() {
     });
     assert!(known.count() > 40);
 }
+
+#[test]
+fn a_lone_commit_prepares_the_room_of_those_that_follow() {
+    let options = Options { ready_segments: 2, ..small(4 << 20) };
+    let mut world = World::new(SimDisk::new(1 << 26), options).unwrap();
+    let id = world.engine.shared.state.lock().segments.last().unwrap().id;
+    let path = super::super::shared::Shared::segment_path(id);
+    world.disk.damage(&path, |bytes| bytes[4096..].fill(0xaa));
+    let append = |world: &mut World, len: usize| {
+        let body = vec![0x55; len];
+        world.engine.shared.append(batch_of(1, &[A.0], &[&body])).ok().unwrap();
+        world.write();
+        let bytes = world.disk.bytes_of(&path).unwrap();
+        bytes.iter().rposition(|byte| *byte != 0xaa).unwrap()
+    };
+    let filled = append(&mut world, 4_000);
+    assert!(filled > 256 * 1024, "{filled}");
+    // Nothing more while there is room that has been written, and nothing behind a large commit.
+    assert_eq!(append(&mut world, 4_000), filled);
+    let large = append(&mut world, 600 * 1024);
+    assert!((600 * 1024..620 * 1024).contains(&large), "{large}");
+    assert!(append(&mut world, 100) > large + 255 * 1024);
+}
