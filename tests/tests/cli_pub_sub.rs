@@ -94,12 +94,12 @@ async fn key_and_headers_travel_with_the_message() {
 async fn a_refused_receiver_is_named_and_the_others_get_the_message() {
     let (_scene, _node, cli) = with_peers("a_refused_receiver_is_na", &["a"]).await;
     let partly = cli.run(&["pub", "--to", "a,nobody", "x"]);
-    partly.failed(5, &["nobody", "unknown_receiver", "restante peer add"]);
+    partly.failed(5, &["nobody: unknown_receiver; add the peer first: restante peer add"]);
     assert_eq!(partly.text().trim().len(), 26, "the id is printed: {partly:?}");
     assert_eq!(cli.ok(&["sub", "a", "--raw", "-C", "1"]), "x\n");
 
     let wholly = cli.run(&["pub", "--to", "nobody", "x"]);
-    wholly.failed(5, &["unknown_receiver"]);
+    wholly.failed(5, &["nobody: unknown_receiver; "]);
     assert_eq!(wholly.text(), "");
 
     let neither = cli.run(&["pub", "--to", "a,nobody", "--all-or-nothing", "x"]);
@@ -110,6 +110,15 @@ async fn a_refused_receiver_is_named_and_the_others_get_the_message() {
     let json = cli.run(&["pub", "--to", "a,nobody", "--json", "x"]);
     json.failed(5, &[]);
     assert_eq!(json.json()[0]["refused"], json!({ "nobody": "unknown_receiver" }));
+}
+
+#[tokio::test]
+async fn a_quota_names_the_peer_and_its_figures() {
+    let (_scene, _node, cli) = with_peers("a_quota_names_the_peer_a", &[]).await;
+    cli.ok(&["peer", "add", "small", "attach:", "--queue-messages", "1"]);
+    cli.ok(&["pub", "--to", "small", "x"]);
+    cli.run(&["pub", "--to", "small", "y"])
+        .failed(5, &["small: peer_quota: small: 1 messages wait for it, its quota is 1;"]);
 }
 
 #[tokio::test]

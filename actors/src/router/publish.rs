@@ -225,7 +225,7 @@ impl Router {
         let mut split = Split::default();
         for (receiver, place) in receivers.iter().zip(0u16..) {
             let Some(slot) = self.slots.get_mut(receiver.peer) else {
-                split.refuse(place, *receiver, gone(*receiver), "");
+                split.refuse(place, *receiver, gone(*receiver));
                 continue;
             };
             if slot.named_by == this {
@@ -234,7 +234,12 @@ impl Router {
             slot.named_by = this;
             match slot.over_quota(bytes) {
                 None => split.accepted.push(receiver.peer),
-                Some(over) => split.refuse(place, *receiver, Code::PeerQuota, &over.to_string()),
+                Some(over) => {
+                    split.refuse(place, *receiver, Code::PeerQuota);
+                    split.explain(|| {
+                        format!("{}: {over}", self.state.registry.label(receiver.peer))
+                    });
+                }
             }
         }
         split
@@ -325,14 +330,15 @@ impl Split {
         Refuse { sequence, id: None, code, receivers, detail }
     }
 
-    fn refuse(&mut self, place: u16, receiver: Receiver, code: Code, detail: &str) {
+    fn refuse(&mut self, place: u16, receiver: Receiver, code: Code) {
         self.refused.push((receiver.alias, code));
         self.places.push(place);
+    }
+
+    /// The first refusal that has more to say than its code is told in words.
+    fn explain(&mut self, words: impl FnOnce() -> String) {
         if self.detail.is_empty() {
-            self.detail = match detail {
-                "" => format!("receiver alias {}: {code}", receiver.alias),
-                _ => format!("receiver alias {}: {detail}", receiver.alias),
-            };
+            self.detail = words();
         }
     }
 }
