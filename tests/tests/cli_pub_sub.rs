@@ -122,6 +122,20 @@ async fn a_quota_names_the_peer_and_its_figures() {
 }
 
 #[tokio::test]
+async fn a_receiver_that_saw_the_node_restart_ends_well() {
+    let (_scene, mut node, cli) = with_peers("a_receiver_that_saw_the", &["a"]).await;
+    let sub = cli.spawn(&["sub", "a", "--raw"]);
+    cli.ok(&["pub", "--to", "a", "--wait", "before"]);
+    node.kill();
+    node.restart().await;
+    cli.ok(&["pub", "--to", "a", "--wait", "after"]);
+    let ended = sub.stop();
+    assert!(ended.stderr.contains("may be delivered again"), "{ended:?}");
+    let got = ended.ok();
+    assert!(got.starts_with("before\n") && got.ends_with("after\n"), "{got:?}");
+}
+
+#[tokio::test]
 async fn wait_ends_when_every_receiver_has_acked() {
     let (_scene, _node, cli) = with_peers("wait_ends_when_every_rec", &["a", "b"]).await;
     cli.run(&["pub", "--to", "a,b", "--wait", "--timeout", "300ms", "x"])

@@ -11,10 +11,13 @@ use super::{Exit, Failure, values};
 use futures_util::FutureExt;
 use restante_client::error::BindError;
 use restante_client::{
-    AttachOptions, Client, Delivery, LinkState, ListenOptions, Listener, ReceiveError, Subscription,
+    AttachOptions, Client, Delivery, LinkState, ListenOptions, Listener, ReceiveError,
+    RequestError, Subscription,
 };
 use restante_protocol::name::Name;
 use restante_protocol::refusal::Code;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -62,7 +65,7 @@ pub(super) fn run(args: Args, target: &Target, output: Output) -> Result<(), Fai
         };
         let outcome = job.run(&mut feed).await;
         // Also after a failure: what was acked before is not to come again.
-        let flushed = feed.finish(target.timeout).await;
+        let flushed = feed.finish(target.timeout, args.count.is_some()).await;
         outcome.and(flushed)?;
         match args.count {
             Some(count) if job.left > 0 && job.timed_out() => {
@@ -154,7 +157,7 @@ enum Feed {
         client: Client,
         subscription: Box<Subscription>,
         /// Says how the connection fares.
-        teller: JoinHandle<()>,
+        teller: Teller,
     },
     Listening(Box<Listener>),
 }
@@ -178,7 +181,7 @@ impl Feed {
         if subscription.created_peer() {
             note(&format!("peer {} did not exist and was created", args.name));
         }
-        let teller = tokio::spawn(tell_link(client.link()));
+        let teller = Teller::of(client.link());
         Ok(Feed::Attached { client, subscription, teller })
     }
 
@@ -199,16 +202,31 @@ impl Feed {
         }
     }
 
-    /// Makes sure that acks are recorded, and closes the connection.
-    async fn finish(self, timeout: Duration) -> Result<(), Failure> {
+    /// Makes sure that acks are recorded, and closes the connection. Acks lost with a connection
+    /// that has been replaced since are no failure: their messages have come again or will. Those
+    /// lost with the last one are, if the messages were `counted`.
+    async fn finish(self, timeout: Duration, counted: bool) -> Result<(), Failure> {
         match self {
-            Feed::Listening(listener) => Ok(listener.flush(timeout).await?),
+            Feed::Listening(listener) => match listener.flush(timeout).await {
+                Err(RequestError::Disconnected) if !counted => {
+                    note(ACKS_LOST);
+                    recorded(listener.flush(timeout).await)
+                }
+                flushed => recorded(flushed),
+            },
             Feed::Attached { client, subscription, teller } => {
-                let flushed = client.flush().await;
-                teller.abort();
+                let is_replaced = teller.losses() > 0 && client.link().borrow().connected;
+                let flushed = match client.flush().await {
+                    Err(RequestError::Disconnected) if is_replaced || !counted => {
+                        note(ACKS_LOST);
+                        client.flush().await
+                    }
+                    flushed => flushed,
+                };
+                drop(teller);
                 drop(subscription);
                 client.close().await;
-                Ok(flushed?)
+                recorded(flushed)
             }
         }
     }
@@ -220,14 +238,53 @@ fn is_passing(error: &ReceiveError) -> bool {
     matches!(error, ReceiveError::Detached { refusal, .. } if !gone.contains(&refusal.code))
 }
 
-/// Says when the connection is lost and when it is back.
-async fn tell_link(mut link: tokio::sync::watch::Receiver<LinkState>) {
+const ACKS_LOST: &str = "a connection was lost: messages acked last on it may be delivered again, flagged as redelivered";
+
+/// What came of the last flush, in words about messages.
+fn recorded(flushed: Result<(), RequestError>) -> Result<(), Failure> {
+    match flushed {
+        Err(RequestError::Disconnected) => Err(Failure::new(Exit::CannotConnect, ACKS_LOST)),
+        flushed => Ok(flushed?),
+    }
+}
+
+/// Says when the connection is lost and when it is back, and counts.
+struct Teller {
+    losses: Arc<AtomicU64>,
+    task: JoinHandle<()>,
+}
+
+impl Teller {
+    fn of(link: tokio::sync::watch::Receiver<LinkState>) -> Teller {
+        let losses = Arc::new(AtomicU64::new(0));
+        let task = tokio::spawn(tell_link(link, Arc::clone(&losses)));
+        Teller { losses, task }
+    }
+
+    fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Teller {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn tell_link(mut link: tokio::sync::watch::Receiver<LinkState>, losses: Arc<AtomicU64>) {
     let mut connected = true;
     while link.changed().await.is_ok() {
         let now = link.borrow_and_update().connected;
-        if now != connected {
-            note(if now { "connected again" } else { "the connection is lost; trying again" });
-            connected = now;
+        if now == connected {
+            continue;
+        }
+        connected = now;
+        if now {
+            note("connected again");
+        } else {
+            losses.fetch_add(1, Ordering::Relaxed);
+            note("the connection is lost; trying again");
         }
     }
 }
