@@ -46,6 +46,15 @@ pub struct Peer {
     pub settings: PeerSettings,
 }
 
+impl Peer {
+    /// Whether nothing but the version differs.
+    #[must_use]
+    pub fn is_as(&self, other: &Peer) -> bool {
+        (self.id, &self.name, self.paused, &self.url, &self.settings)
+            == (other.id, &other.name, other.paused, &other.url, &other.settings)
+    }
+}
+
 /// A peer that has been removed, addressable as `name#id`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Removed {

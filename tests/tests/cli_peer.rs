@@ -54,6 +54,22 @@ async fn peers_are_added_changed_paused_resumed_removed_and_outlive_a_crash() {
 }
 
 #[tokio::test]
+async fn what_is_so_already_is_no_change() {
+    let (_scene, node, cli) = fresh("what_is_so_already_is_no").await;
+    cli.ok(&["peer", "add", "a", "attach:"]);
+    for _ in 0..2 {
+        let said = cli.run(&["peer", "pause", "a"]);
+        assert!(said.stderr.contains("a paused (peer 1, version 2)"), "{said:?}");
+    }
+    cli.ok(&["peer", "set", "a", "--window", "7"]);
+    cli.ok(&["peer", "set", "a", "--window", "7", "--if-version", "3"]);
+    assert_eq!(info(&cli, "a")["status"]["version"], 3);
+    assert_eq!(node.events("peer_changed").len(), 1);
+    assert_eq!(node.events("peer_paused").len(), 1);
+    cli.run(&["peer", "set", "a"]).failed(2, &["expected something to change"]);
+}
+
+#[tokio::test]
 async fn a_paused_peer_gets_nothing_until_it_is_resumed() {
     let (_scene, node, cli) = fresh("pause").await;
     cli.ok(&["peer", "add", "a", "attach:"]);
@@ -115,6 +131,8 @@ async fn what_cannot_be_is_refused_with_the_reason_and_changes_nothing() {
     {
         cli.run(&["peer", "add", "x", url]).failed(2, &["tcp://HOST:PORT"]);
     }
+    let apart = cli.run(&["peer", "add", "x", "attach:", "--window", "-1"]);
+    apart.failed(2, &["'-1' for '--window <N>'"]);
     for setting in ["--window=-1", "--window=x", "--ack-timeout=1y", "--order=odd"] {
         let name = setting.split('=').next().expect("a name");
         cli.run(&["peer", "add", "x", "attach:", setting]).failed(2, &[name]);

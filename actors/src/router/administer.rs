@@ -25,7 +25,7 @@ impl Handler<Administer> for Router {
         let (reply, answer) = oneshot::channel();
         match self.administer(&ask.command, &ask.by) {
             Ok((done, effect)) => {
-                let effect = Box::new(effect);
+                let effect = effect.map(Box::new);
                 self.once_durable(Outcome::Administered { reply, done, effect });
             }
             Err(why) => {
@@ -44,7 +44,7 @@ impl Router {
         &mut self,
         command: &AdminCommand,
         by: &str,
-    ) -> Result<(AdminDone, AdminEffect), Refusal> {
+    ) -> Result<(AdminDone, Option<AdminEffect>), Refusal> {
         // What is gathered waits for its peer too.
         self.append_building();
         if matches!(command, AdminCommand::PeerRemove { .. }) {
@@ -54,6 +54,12 @@ impl Router {
         let event = registry.check(command, now, |id| self.stored_for(id))?;
         let (id, version) = subject(&event);
         let before = self.state.registry.get(id).cloned();
+        if let (AdminEvent::PeerChanged(now), Some(before)) = (&event, &before)
+            && now.is_as(before)
+        {
+            // Already so, like pausing twice: nothing to record, nothing to log.
+            return Ok((AdminDone { id, version: before.version, messages: 0 }, None));
+        }
         let removes = matches!(event, AdminEvent::PeerRemoved { .. });
         let waiting = if removes { self.stored_for(id) } else { 0 };
         self.append_state(&StateEvent::Admin(event.clone()))?;
@@ -63,7 +69,7 @@ impl Router {
             self.leaving.extend(self.shared.directory.remove(id).map(|seat| (id, seat)));
         }
         let done = AdminDone { id, version, messages: waiting };
-        Ok((done, AdminEffect { event, before, by: by.to_owned(), waiting }))
+        Ok((done, Some(AdminEffect { event, before, by: by.to_owned(), waiting })))
     }
 
     /// The change is durable: let the node follow it.

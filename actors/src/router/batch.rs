@@ -52,7 +52,8 @@ pub(super) enum Outcome {
     Administered {
         reply: oneshot::Sender<Result<AdminDone, Refusal>>,
         done: AdminDone,
-        effect: Box<AdminEffect>,
+        /// What the change does; none if everything is so already.
+        effect: Option<Box<AdminEffect>>,
     },
 }
 

@@ -223,7 +223,10 @@ impl Router {
                 Outcome::Opened { reply, opened } => {
                     let _ = reply.send(Ok(opened));
                 }
-                Outcome::Administered { reply, done, effect } => {
+                Outcome::Administered { reply, done, effect: None } => {
+                    let _ = reply.send(Ok(done));
+                }
+                Outcome::Administered { reply, done, effect: Some(effect) } => {
                     self.effects.push(Effected { effect: *effect, reply, done });
                 }
             }

@@ -19,7 +19,7 @@ pub(super) struct Target {
     server: String,
     /// How long to wait for the node, and with call and pub --wait for the receivers
     #[arg(long, global = true, value_name = "DURATION", default_value = "30s", help_heading = EVERYWHERE)]
-    #[arg(value_parser = super::values::duration)]
+    #[arg(value_parser = super::values::duration, allow_hyphen_values = true)]
     pub(super) timeout: Duration,
 }
 

@@ -1,10 +1,10 @@
 //! `peer`: what the node knows of its receivers, and changes to them.
 
-use super::Failure;
 use super::node::{Target, block_on};
 use super::output::{Output, Paint, Table, note, print};
 use super::show::{self, PEER_HEAD};
 use super::values::{self, MillisList};
+use super::{Exit, Failure};
 use restante_client::Client;
 use restante_protocol::admin::{AdminCommand, Order, PeerPatch, PeerUrl, Waiting};
 use restante_protocol::name::Name;
@@ -67,34 +67,34 @@ pub(super) enum Verb {
 }
 
 /// How a peer is served. What is left out keeps its value, or the node's default.
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone)]
 pub(super) struct Settings {
     /// Most messages in flight, 1 to 65536
-    #[arg(long, value_name = "N")]
+    #[arg(long, allow_hyphen_values = true, value_name = "N")]
     window: Option<u32>,
     /// Most bytes in flight, 64KiB to 256MiB
-    #[arg(long, value_name = "SIZE", value_parser = values::bytes)]
+    #[arg(long, allow_hyphen_values = true, value_name = "SIZE", value_parser = values::bytes)]
     window_bytes: Option<u64>,
     /// How long an ack may take, 100ms to 1h
-    #[arg(long, value_name = "DURATION", value_parser = values::millis)]
+    #[arg(long, allow_hyphen_values = true, value_name = "DURATION", value_parser = values::millis)]
     ack_timeout: Option<u64>,
     /// First wait after a failed connection, 10ms to 1h
-    #[arg(long, value_name = "DURATION", value_parser = values::millis)]
+    #[arg(long, allow_hyphen_values = true, value_name = "DURATION", value_parser = values::millis)]
     backoff_min: Option<u64>,
     /// Longest wait between connection attempts, 100ms to 1d
-    #[arg(long, value_name = "DURATION", value_parser = values::millis)]
+    #[arg(long, allow_hyphen_values = true, value_name = "DURATION", value_parser = values::millis)]
     backoff_max: Option<u64>,
     /// Waits after each refusal of a message, at most 32 of at most 7d; after the last it is parked
-    #[arg(long, value_name = "DURATION,…", value_parser = values::millis_list)]
+    #[arg(long, allow_hyphen_values = true, value_name = "DURATION,…", value_parser = values::millis_list)]
     retry_schedule: Option<MillisList>,
     /// What is promised about order
     #[arg(long, value_enum)]
     order: Option<OrderArg>,
     /// Most messages waiting; 0 for no limit of its own
-    #[arg(long, value_name = "N")]
+    #[arg(long, allow_hyphen_values = true, value_name = "N")]
     queue_messages: Option<u64>,
     /// Most bytes waiting; 0 for no limit of its own
-    #[arg(long, value_name = "SIZE", value_parser = values::bytes)]
+    #[arg(long, allow_hyphen_values = true, value_name = "SIZE", value_parser = values::bytes)]
     queue_bytes: Option<u64>,
 }
 
@@ -161,6 +161,12 @@ impl From<Fate> for Option<Waiting> {
 }
 
 pub(super) fn run(verb: Verb, target: &Target, output: Output) -> Result<(), Failure> {
+    if let Verb::Set { url: None, settings, .. } = &verb
+        && PeerPatch::from(settings.clone()) == PeerPatch::default()
+    {
+        let what = "peer set: expected something to change; see restante peer set --help";
+        return Err(Failure::new(Exit::Usage, what));
+    }
     block_on(async {
         let client = target.connect().await?;
         let command = match verb {
