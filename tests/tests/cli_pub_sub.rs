@@ -53,6 +53,16 @@ async fn lines_are_messages_in_order_and_each_has_an_id() {
 }
 
 #[tokio::test]
+async fn a_line_that_is_too_large_is_named_and_ends_the_run() {
+    let (_scene, _node, cli) = with_peers("a_line_that_is_too_large", &["a"]).await;
+    let lines = format!("1\n2\n{}\n4\n", "x".repeat(1_048_577));
+    let cut = cli.run_with(&["pub", "--to", "a", "-l"], lines.as_bytes());
+    cut.failed(5, &["line 3: too_large: ", "neither it nor any line after it was published"]);
+    assert_eq!(cut.text().lines().count(), 2, "the ids of what was published: {cut:?}");
+    assert_eq!(cli.ok(&["sub", "a", "--raw", "-C", "2"]), "1\n2\n");
+}
+
+#[tokio::test]
 async fn sub_takes_no_more_than_it_was_told() {
     let (_scene, _node, cli) = with_peers("sub_takes_no_more_than_i", &["a"]).await;
     cli.run_with(&["pub", "--to", "a", "-l"], b"1\n2\n3\n4\n5\n").ok();

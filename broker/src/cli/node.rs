@@ -138,7 +138,14 @@ impl From<PublishError> for Failure {
             PublishError::TimedOut { .. } => Exit::TimedOut,
             _ => Exit::Failed,
         };
-        Failure::new(exit, error)
+        match &error {
+            // Not the node's word: it was not asked.
+            PublishError::TooLarge { .. } => {
+                let code = Code::TooLarge;
+                Failure::new(exit, format_args!("{code}: {error}; {}", code.remedy()))
+            }
+            _ => Failure::new(exit, error),
+        }
     }
 }
 

@@ -124,15 +124,26 @@ async fn publish_all(
         return Ok(());
     }
     let mut lines = source.lines()?;
+    let mut number: u64 = 0;
     while let Some(batch) = lines.recv().await {
         for line in batch? {
-            let receipt = client.publish(template(line)).await?;
+            number += 1;
+            let receipt = client
+                .publish(template(line))
+                .await
+                .map_err(|error| at_line(number, &error.into()))?;
             if receipts.send(receipt).await.is_err() {
                 return Ok(());
             }
         }
     }
     Ok(())
+}
+
+/// A line that cannot be published ends the run; what came before it is published.
+fn at_line(number: u64, failure: &Failure) -> Failure {
+    let what = format!("line {number}: {failure}; neither it nor any line after it was published");
+    Failure::new(failure.exit, what)
 }
 
 /// Awaits receipts in order and prints their ids.
