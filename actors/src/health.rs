@@ -10,7 +10,7 @@ use crate::directory::Directory;
 use crate::events::{self, Limiter, Suppressed};
 use crate::journal::Journal;
 use crate::peer::PeerConfig;
-use crate::supervise::Crash;
+use crate::supervise::{self, Crash, Turn};
 use actix::prelude::*;
 use restante_protocol::delivery::types::{Parked, Report, Snapshot};
 use restante_protocol::id::{MessageId, MessageNumber, NodeTag, PeerId};
@@ -42,7 +42,7 @@ pub struct PeerReport {
 enum Kind {
     Core(Report),
     Parked(Parked),
-    Crashed(Crash),
+    Turn(Turn),
 }
 
 impl PeerReport {
@@ -58,10 +58,10 @@ impl PeerReport {
         PeerReport { id: peer.id, name: peer.name.clone(), kind: Kind::Parked(parked.clone()) }
     }
 
-    /// The actor panicked.
+    /// The actor panicked, or has been rebuilt.
     #[must_use]
-    pub fn crashed(peer: &PeerConfig, crash: Crash) -> PeerReport {
-        PeerReport { id: peer.id, name: peer.name.clone(), kind: Kind::Crashed(crash) }
+    pub fn turn(peer: &PeerConfig, turn: Turn) -> PeerReport {
+        PeerReport { id: peer.id, name: peer.name.clone(), kind: Kind::Turn(turn) }
     }
 }
 
@@ -266,7 +266,11 @@ impl Handler<PeerReport> for Health {
         match kind {
             Kind::Core(report) => self.core_report(id, name.as_str(), report),
             Kind::Parked(parked) => self.parked(id, name.as_str(), &parked),
-            Kind::Crashed(crash) => self.crashed(name.as_str(), &crash),
+            Kind::Turn(Turn::Crashed(crash)) => self.crashed(name.as_str(), &crash),
+            Kind::Turn(Turn::Restarted(took)) => {
+                let took_ms = supervise::millis(took);
+                events::actor_restarted("peer", Some(name.as_str()), took_ms);
+            }
         }
     }
 }

@@ -12,6 +12,7 @@
 
 use crate::clock;
 use crate::directory::Marks;
+use crate::events;
 use actix::dev::ContextFut;
 use actix::{Actor, Addr, ArbiterHandle, AsyncContext, Context, Supervised};
 use restante_protocol::id::MessageNumber;
@@ -51,6 +52,15 @@ pub struct Crash {
     pub hold: Duration,
     /// Whether the message in hand is condemned by this.
     pub condemned: bool,
+}
+
+/// What happens to a supervised actor.
+#[derive(Clone, Debug)]
+pub enum Turn {
+    /// It panicked; the restart follows, at once or after the hold.
+    Crashed(Crash),
+    /// It has been rebuilt, so long after its crash.
+    Restarted(Duration),
 }
 
 /// How often an actor crashed lately, and whom that speaks against.
@@ -114,18 +124,20 @@ where
     marks: Arc<Marks>,
     intensity: Intensity,
     hold: Option<Pin<Box<tokio::time::Sleep>>>,
-    /// Told of every crash, before the restart.
-    on_crash: F,
+    crashed_at: Time,
+    /// Told of every crash, before the restart, and of every restart.
+    tell: F,
 }
 
 impl<A, F> Supervision<A, F>
 where
     A: Actor<Context = Context<A>> + Supervised,
-    F: FnMut(Crash) + Unpin,
+    F: FnMut(Turn) + Unpin,
 {
     /// Supervises an actor that has a context but has not started.
-    pub fn new(actor: ContextFut<A, Context<A>>, marks: Arc<Marks>, on_crash: F) -> Self {
-        Supervision { actor, marks, intensity: Intensity::default(), hold: None, on_crash }
+    pub fn new(actor: ContextFut<A, Context<A>>, marks: Arc<Marks>, tell: F) -> Self {
+        let (intensity, crashed_at) = (Intensity::default(), Time::ZERO);
+        Supervision { actor, marks, intensity, hold: None, crashed_at, tell }
     }
 
     fn crashed(&mut self, panic: &(dyn std::any::Any + Send)) {
@@ -140,7 +152,8 @@ where
         self.marks.restarts.fetch_add(1, Relaxed);
         let (panic, crashes) = (panic_text(panic), self.intensity.recent());
         let in_hand = in_hand.map(|number| (number, accepted_ms));
-        (self.on_crash)(Crash { panic, in_hand, crashes, hold, condemned });
+        (self.tell)(Turn::Crashed(Crash { panic, in_hand, crashes, hold, condemned }));
+        self.crashed_at = now;
         self.hold = Some(Box::pin(tokio::time::sleep(hold)));
     }
 }
@@ -148,7 +161,7 @@ where
 impl<A, F> Future for Supervision<A, F>
 where
     A: Actor<Context = Context<A>> + Supervised,
-    F: FnMut(Crash) + Unpin,
+    F: FnMut(Turn) + Unpin,
 {
     type Output = ();
 
@@ -158,7 +171,10 @@ where
                 ready!(hold.as_mut().poll(cx));
                 self.hold = None;
                 match catch_unwind(AssertUnwindSafe(|| self.actor.restart())) {
-                    Ok(true) => {}
+                    Ok(true) => {
+                        let took = clock::now().since(self.crashed_at);
+                        (self.tell)(Turn::Restarted(took));
+                    }
                     // Nobody holds the address any more: there is nobody to serve.
                     Ok(false) => return Poll::Ready(()),
                     Err(panic) => {
@@ -193,11 +209,14 @@ where
         let ctx = Context::<A>::new();
         // Whoever asked waits for exactly this.
         let _ = tell.send(ctx.address());
-        let on_crash = move |crash: Crash| {
-            let crashes = u32::try_from(crash.crashes).unwrap_or(u32::MAX);
-            crate::events::actor_crashed(name, None, None, &crash.panic, crashes);
+        let tell = move |turn| match turn {
+            Turn::Crashed(crash) => {
+                let crashes = u32::try_from(crash.crashes).unwrap_or(u32::MAX);
+                events::actor_crashed(name, None, None, &crash.panic, crashes);
+            }
+            Turn::Restarted(took) => events::actor_restarted(name, None, millis(took)),
         };
-        actix_rt::spawn(Supervision::new(ctx.into_future(make()), Arc::default(), on_crash));
+        actix_rt::spawn(Supervision::new(ctx.into_future(make()), Arc::default(), tell));
     });
     told.recv().map_err(|_| std::io::Error::other("an arbiter ended before its actors started"))
 }
@@ -216,6 +235,10 @@ pub async fn watch_over(actor: impl Future<Output = ()>, on_panic: impl FnOnce(S
     if let Some(panic) = panic {
         on_panic(panic);
     }
+}
+
+pub(crate) fn millis(took: Duration) -> u64 {
+    u64::try_from(took.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What a panic said, on one line.

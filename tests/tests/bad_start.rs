@@ -5,6 +5,7 @@ use restante_client::Publish;
 use restante_client::protocol::admin::PeerPatch;
 use restante_tests::harness::{Bystanders, Inbox, Refusal, Scene, add_peer};
 use restante_tests::scene;
+use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -22,6 +23,18 @@ fn says(refusal: &Refusal, code: i32, words: &[&str]) {
         assert!(line.contains(word), "{line:?} should say {word:?}");
     }
     assert!(!refusal.stderr.contains("panicked"), "{refusal:?}");
+    // The log alone tells it too, with the same code.
+    if code != USAGE {
+        let mut log = refusal.stderr.lines().filter_map(|line| serde_json::from_str(line).ok());
+        let failed = log.find(|event: &Value| event["event"] == "node_failed");
+        let failed = failed.unwrap_or_else(|| panic!("no node_failed in {refusal:?}"));
+        let said = format!("restante: {}: {}", text(&failed["code"]), text(&failed["reason"]));
+        assert_eq!(said, line);
+    }
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().expect("a text")
 }
 
 /// Every file under a directory with its bytes.
@@ -45,7 +58,7 @@ async fn a_locked_data_directory_is_refused_and_its_owner_does_not_notice() {
     let mut node = scene.node().start().await;
     let bystanders = Bystanders::on(&node).await;
     let refusal = scene.node().refused().await;
-    says(&refusal, DATA_DIRECTORY, &["data", "another"]);
+    says(&refusal, DATA_DIRECTORY, &["locked: ", "data", "another"]);
     bystanders.are_well(&mut node, "a second node on its directory").await;
     bystanders.got_everything(&node).await;
 }
@@ -57,7 +70,7 @@ async fn a_port_in_use_is_refused_and_its_owner_does_not_notice() {
     let bystanders = Bystanders::on(&node).await;
     let other = scene.node().data_dir(scene.path("other")).tcp(node.addr());
     let refusal = other.refused().await;
-    says(&refusal, FAILED, &[&node.addr().to_string(), "in use"]);
+    says(&refusal, FAILED, &["cannot_listen: ", &node.addr().to_string(), "in use"]);
     bystanders.are_well(&mut node, "a second node on its port").await;
     bystanders.got_everything(&node).await;
 }

@@ -1,8 +1,11 @@
 //! `pub` and `sub` against a real node: what is printed, what is acked, how each ends.
 
-use restante_tests::harness::{Cli, Node, Scene};
+use restante_tests::harness::{Cli, Node, Scene, eventually};
 use restante_tests::scene;
 use serde_json::json;
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// A node on an empty directory, and the command line that talks to it.
 async fn fresh(name: &str) -> (Scene, Node, Cli) {
@@ -102,7 +105,7 @@ async fn key_and_headers_travel_with_the_message() {
 
 #[tokio::test]
 async fn a_refused_receiver_is_named_and_the_others_get_the_message() {
-    let (_scene, _node, cli) = with_peers("a_refused_receiver_is_na", &["a"]).await;
+    let (_scene, node, cli) = with_peers("a_refused_receiver_is_na", &["a"]).await;
     let partly = cli.run(&["pub", "--to", "a,nobody", "x"]);
     partly.failed(5, &["nobody: unknown_receiver; add the peer first: restante peer add"]);
     assert_eq!(partly.text().trim().len(), 26, "the id is printed: {partly:?}");
@@ -111,6 +114,19 @@ async fn a_refused_receiver_is_named_and_the_others_get_the_message() {
     let wholly = cli.run(&["pub", "--to", "nobody", "x"]);
     wholly.failed(5, &["nobody: unknown_receiver; "]);
     assert_eq!(wholly.text(), "");
+
+    let logged = eventually("both refusals in the log", LIMIT, async || {
+        let events = node.events("publish_refused");
+        (events.len() >= 2).then_some(events)
+    })
+    .await;
+    let [partly, wholly] = &*logged else { panic!("two refusals: {logged:?}") };
+    for event in [partly, wholly] {
+        assert_eq!(
+            (&event["peer"], &event["code"]),
+            (&json!("nobody"), &json!("unknown_receiver"))
+        );
+    }
 
     let neither = cli.run(&["pub", "--to", "a,nobody", "--all-or-nothing", "x"]);
     neither.failed(5, &["nobody"]);

@@ -74,6 +74,7 @@ async fn a_message_that_crashes_its_peers_actor_is_parked_and_nobody_else_notice
     assert_eq!(client.peer("victim").await.expect("a peer").restarts, 2 * POISONS.len() as u64);
     assert_eq!(node.events("poison_parked").len(), POISONS.len());
     assert_eq!(node.events("actor_crashed").len(), 2 * POISONS.len());
+    assert_eq!(node.events("actor_restarted").len(), 2 * POISONS.len());
 
     // Set aside for good: a restart brings none of it back.
     node.kill();

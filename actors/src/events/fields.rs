@@ -97,7 +97,7 @@ pub(super) static MEANINGS: &[(&str, &str)] = &[
     ("producer", "identity of a producer"),
     ("reason", "why, one line"),
     ("remote", "address of the other side"),
-    ("restart_ms", "how long rebuilding took, in milliseconds"),
+    ("restart_ms", "milliseconds from the crash until it was rebuilt"),
     ("since", "when the present state was reached"),
     ("stalled_ms", "for how long, in milliseconds"),
     (

@@ -71,6 +71,10 @@ events! {
     "The program has started and opens its data directory." => "Nothing."
     INFO node_starting(version: &str, data_dir: &str, pid: u32);
 
+    "The program cannot run a node, or could not stop it in order, and ends. Nothing confirmed is lost."
+        => "As the reason says."
+    ERROR node_failed(code: &str, reason: &str);
+
     "A variable of the environment looks like a setting and is none; it is ignored."
         => "Correct its name, or ignore this if it belongs to something else."
     WARN variable_ignored(variable: &str);
@@ -155,9 +159,9 @@ events! {
         => "Nothing after a reconnect. Repeated: two programs share one identity, give each its own."
     INFO producer_superseded(producer: ProducerId, connection: u64, remote: SocketAddr, suppressed: Suppressed);
 
-    "Publishes were refused; each producer was told the reason."
+    "Publishes were refused: so many at once, of which this is the first. Their producer was told."
         => "As the reason says: add the peer, wait for the disk, or slow the producer."
-    INFO publish_refused(connection: u64, peer: Option<&str>, code: Code, reason: &str, suppressed: Suppressed);
+    INFO publish_refused(connection: u64, peer: Option<&str>, code: Code, reason: &str, messages: u64, suppressed: Suppressed);
 
     "A receiver was not allowed to attach."
         => "As the reason says; most often another process is attached under this name."

@@ -123,10 +123,10 @@ pub fn spawn(config: PeerConfig, shared: &Arc<Shared>) -> Arc<Seat> {
         marks: Arc::clone(&marks),
     });
     let core = shared.new_core(&config, clock::now());
-    let on_crash = {
+    let tell = {
         let (health, config) = (shared.health.clone(), config.clone());
-        move |crash| {
-            let _ = health.try_send(PeerReport::crashed(&config, crash));
+        move |turn| {
+            let _ = health.try_send(PeerReport::turn(&config, turn));
         }
     };
     let peer = Peer {
@@ -148,7 +148,7 @@ pub fn spawn(config: PeerConfig, shared: &Arc<Shared>) -> Arc<Seat> {
         settled: Vec::new(),
     };
     shared.directory.insert(Arc::clone(&seat));
-    actix_rt::spawn(Supervision::new(ctx.into_future(peer), marks, on_crash));
+    actix_rt::spawn(Supervision::new(ctx.into_future(peer), marks, tell));
     seat
 }
 

@@ -25,12 +25,16 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         events::variable_ignored(variable);
     }
     let set_filter = move |filter: &str| log.set_filter(filter);
-    Ok(node::run(effective.config, Arc::new(set_filter))?)
+    node::run(effective.config, Arc::new(set_filter)).map_err(|error| {
+        // In the log too: who collects it may not see what else is said on standard error.
+        events::node_failed(error.word(), &error.to_string());
+        Failure::from(error)
+    })
 }
 
 impl From<NodeError> for Failure {
     fn from(error: NodeError) -> Failure {
         let exit = if error.is_data_dir() { Exit::DataDirectory } else { Exit::Failed };
-        Failure::new(exit, error)
+        Failure::new(exit, format_args!("{}: {error}", error.word()))
     }
 }

@@ -16,11 +16,13 @@ use super::slots::Slots;
 use super::tasks::{Done, Tasks};
 use actix::prelude::SendError;
 use bytes::{Bytes, BytesMut};
+use restante_actors::events;
 use restante_actors::link::{ProducerLink, SharedProducer};
 use restante_actors::router::PublishBatch;
 use restante_protocol::control::Control;
 use restante_protocol::frame::Refuse;
 use restante_protocol::id::ProducerId;
+use restante_protocol::name::Name;
 use restante_protocol::refusal::{Code, Refusal};
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -110,11 +112,31 @@ impl Connection {
         if messages > 0 {
             self.intake.credit.give_back(messages, bytes);
         }
+        if let Some((count, first)) = news.refused {
+            self.log_refused(count, &first);
+        }
         for closed in news.closed {
             self.slots.remove(closed.slot, closed.number);
             self.registered.outbox.forgive_unsettled();
         }
         news.end.map_or(Ok(()), |why| Err(End::Refused(why)))
+    }
+
+    #[cold]
+    fn log_refused(&self, count: u64, first: &Refuse) {
+        let (alias, code) = match first.receivers.first() {
+            Some((alias, code)) => (Some(*alias), *code),
+            None => (None, first.code),
+        };
+        let name =
+            alias.and_then(|alias| self.intake.aliases.unknown_name(alias)).map(Name::as_str);
+        let seat = alias.and_then(|a| self.net.handles.directory.seat(self.intake.aliases.get(a)));
+        let peer = name.or(seat.as_ref().map(|seat| seat.name.as_str()));
+        let connection = self.registered.outbox.connection();
+        self.net.admit(self.remote, "publish_refused", |suppressed| {
+            let reason = &first.detail;
+            events::publish_refused(connection, peer, code, reason, count, suppressed);
+        });
     }
 
     fn collect_answers(&mut self, cx: &mut Context<'_>) -> Result<(), End> {

@@ -72,6 +72,8 @@ pub(super) struct Congested {
 pub(super) struct News {
     /// Outcomes that were told, and the bytes of their publishes.
     pub(super) told: (u64, u64),
+    /// Refusals among them: how many, and the first.
+    pub(super) refused: Option<(u64, Refuse)>,
     /// Links their peers have closed.
     pub(super) closed: Vec<Congested>,
     /// Somebody wants the connection closed, and why.
@@ -277,6 +279,10 @@ impl ProducerLink for Outbox {
         let mut inner = self.inner.lock();
         inner.news.told.0 += 1;
         inner.news.told.1 += bytes;
+        match &mut inner.news.refused {
+            Some((count, _)) => *count += 1,
+            none => *none = Some((1, refuse.clone())),
+        }
     }
 
     fn reply(&self, sequence: u64, kind: ReplyKind, value: &[u8]) {

@@ -10,6 +10,7 @@
 //! After a failure nothing is waited for: what is in flight is delivered again by the next life.
 
 use super::lives::Lasting;
+use super::watchdog::Watchdog;
 use super::{NodeError, announce};
 use crate::config::Config;
 use crate::connection::{Net, Settings};
@@ -96,6 +97,8 @@ struct Life {
     accepting: JoinHandle<()>,
     dialling: JoinHandle<()>,
     second: Arbiter,
+    /// Looks at both arbiters until this life ends.
+    _watchdog: Watchdog,
     /// Whether the last process closed its journal in order.
     clean: bool,
 }
@@ -129,6 +132,12 @@ impl Life {
         let journal = Arc::clone(&opened.journal);
         let (dialer, orders) = TcpDialer::new();
         let second = Arbiter::new();
+        let mut watched = vec![("second", second.handle())];
+        watched.extend(Arbiter::try_current().map(|data| ("data", data)));
+        let watchdog = Watchdog::over(watched).map_err(|error| {
+            journal.close();
+            NodeError::System(error)
+        })?;
         let set_log_filter = Arc::clone(lasting.set_log_filter);
         let limits = limits(config);
         let started =
@@ -144,7 +153,17 @@ impl Life {
         let net = Net::new(handles.clone(), Settings::of(config), doors_closed);
         let accepting = actix_rt::spawn(doors::run(door, Rc::clone(&net)));
         let dialling = actix_rt::spawn(links::run(orders, Rc::clone(&net)));
-        Ok(Life { handles, journal, net, close_doors, accepting, dialling, second, clean })
+        Ok(Life {
+            handles,
+            journal,
+            net,
+            close_doors,
+            accepting,
+            dialling,
+            second,
+            _watchdog: watchdog,
+            clean,
+        })
     }
 
     /// Says that the node serves, once the router has had its first turn and seated the peers.

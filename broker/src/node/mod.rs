@@ -15,6 +15,7 @@ mod announce;
 mod life;
 mod lives;
 mod signals;
+mod watchdog;
 
 use crate::config::Config;
 use crate::journal::OpenError;
@@ -70,6 +71,19 @@ pub enum NodeError {
 }
 
 impl NodeError {
+    /// A stable word for the kind of this error.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            NodeError::DataDir(error) => error.word(),
+            NodeError::State(_) => "bad_state",
+            NodeError::Listen { .. } => "cannot_listen",
+            NodeError::AddrFile { .. } => "cannot_write_addr_file",
+            NodeError::System(_) => "system",
+            NodeError::Defect => "defect",
+        }
+    }
+
     /// Whether it is the data directory that cannot be used: exit code 8.
     #[must_use]
     pub fn is_data_dir(&self) -> bool {
