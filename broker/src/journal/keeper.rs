@@ -1,5 +1,5 @@
 //! The keeper: everything on disk that no commit should wait for. It writes the indexes of sealed
-//! segments and the checkpoints, gives segments back, makes the next ones ready, and judges whether
+//! segments and the checkpoints, gives segments back, compacts, makes the next ones ready, and judges whether
 //! there is room.
 //!
 //! A segment goes when the newest durable checkpoint says that nothing of it is live: then the

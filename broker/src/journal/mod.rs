@@ -11,12 +11,15 @@
 //!   under one thread each ([`handle`]), so that tests drive the same code without threads.
 //! - [`state`] knows, per peer and segment, how much is open; positions are in the segments' indexes
 //!   ([`index`], [`refs`]).
+//! - [`compact`] copies what is live out of segments that are mostly done; [`history`] is what is left of
+//!   those that are gone, and the ledger's.
 //! - [`recovery`] opens: first boot and restart alike.
 //! - [`storage`] is the disk, real or simulated. [`mod@format`] has the bytes; `FORMAT.md` tells them all,
 //!   with the invariants and what is assumed of the medium.
 //!
 //! What holds: a completion `Durable` leaves only after a sync that covers it and everything before
-//! it; a segment goes only after a durable checkpoint says nothing in it is live; a failed write or
+//! it; a segment goes only after a durable checkpoint says that nothing in it is live or that a copy of
+//! what is counts; a failed write or
 //! sync poisons the journal until it is opened again.
 
 mod cache;

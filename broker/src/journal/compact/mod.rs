@@ -49,6 +49,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 pub(super) struct Compactor {
     job: Option<Box<Copying>>,
     measured: HashMap<u64, Measure>,
+    /// Whether there was more to measure than one turn may.
+    behind: bool,
     /// Segments with a record that cannot be copied; they stay as they are.
     unmovable: HashSet<u64>,
     /// Everything below is covered by a durable checkpoint.
@@ -92,7 +94,7 @@ impl Compactor {
         let mut job = match self.job.take() {
             Some(job) => job,
             None => {
-                let Some(sources) = self.choose(shared, eager)? else { return Ok(false) };
+                let Some(sources) = self.choose(shared, eager)? else { return Ok(self.behind) };
                 let id = COLD_BIT | shared.next_segment_id();
                 Box::new(Copying::begin(shared, id, sources)?)
             }
@@ -127,11 +129,19 @@ impl Compactor {
             let state = shared.state.lock();
             state.segments.iter().filter_map(|s| self.candidate(s, segment_bytes)).collect()
         };
-        self.measured.retain(|id, _| candidates.iter().any(|c| c.id == *id));
+        if self.measured.len() > 2 * candidates.len() {
+            let there: HashSet<u64> = candidates.iter().map(|candidate| candidate.id).collect();
+            self.measured.retain(|id, _| there.contains(id));
+        }
         let mut measures = 0;
+        self.behind = false;
         for candidate in &mut candidates {
-            if !candidate.movable || !self.is_due(candidate) || measures == MEASURES_MAX {
+            if !candidate.movable || !self.is_due(candidate) {
                 continue;
+            }
+            if measures == MEASURES_MAX {
+                self.behind = true;
+                break;
             }
             measures += 1;
             let Ok(live) = Live::load(shared, candidate.id) else {

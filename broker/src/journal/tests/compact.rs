@@ -1,13 +1,15 @@
 //! A compacted message is a message like any other; and room is given back whoever stays away.
 
 use super::super::Options;
-use super::super::format::is_cold;
+use super::super::format::{SEGMENT_HEADER_BYTES, is_cold, record_bytes};
+use super::super::shared::Shared;
+use super::super::storage::Disk;
 use super::super::storage::sim::{Dice, SimDisk};
 use super::model::World;
 use super::{A, B, batch_of, small};
 use restante_actors::journal::{Ended, Lane, Read, Settle};
 use restante_protocol::id::{MessageNumber, PeerId};
-use restante_protocol::record::{Outcome, ParkRecord};
+use restante_protocol::record::{MESSAGE_FIXED_BYTES, Outcome, ParkRecord};
 
 const SEGMENT: u64 = 16 * 1024;
 
@@ -208,4 +210,71 @@ fn the_room_of_consumed_messages_comes_back_whoever_stays_away() {
         }
         assert!(most < 8.0, "{away} of 11 away: {most:.1} segments beyond twice what is live");
     }
+}
+
+#[test]
+fn with_one_of_eleven_away_the_disk_holds_little_more_than_waits_for_it() {
+    let options = Options { spare_segments_max: 1, ..options() };
+    let options = Options { segment_bytes: 64 * 1024, checkpoint_bytes: 128 * 1024, ..options };
+    let mut world = World::new(SimDisk::new(1 << 28), options).unwrap();
+    let (mut waiting, mut published, mut copied) = (0u64, 0u64, 0u64);
+    let mut seen = std::collections::BTreeSet::new();
+    for round in 0..11 * 600 {
+        let peer = 1 + round % 11;
+        let done = publish(&mut world, peer, 6, &[7; 1_000]);
+        published += 6 * 1_060;
+        match peer {
+            1 => waiting += 6 * 1_060,
+            _ => settle(&world, PeerId(peer), &done),
+        }
+        if round % 5 == 4 {
+            world.engine.keeper.turn();
+            if world.checkpoint_due {
+                world.checkpoint();
+                world.engine.keeper.turn();
+            }
+        }
+        let state = world.engine.shared.state.lock();
+        for segment in state.segments.iter().filter(|segment| is_cold(segment.id)) {
+            if seen.insert(segment.id) {
+                copied += segment.file_bytes + segment.index_bytes;
+            }
+        }
+    }
+    assert_eq!(lane(&world, A, Lane::Open).len(), 3_600);
+    let used = world.engine.shared.disk_bytes.load(std::sync::atomic::Ordering::Relaxed);
+    let history: u64 = world.engine.shared.pool.lock().history.iter().map(|note| note.bytes).sum();
+    let (used, waiting) = ((used - history) as f64, waiting as f64);
+    let copied = copied as f64 / published as f64;
+    eprintln!("disk {:.3} of what waits, {copied:.3} of what was published copied", used / waiting);
+    assert!(used <= 1.25 * waiting, "{:.2} of what waits", used / waiting);
+    assert!(copied < 0.23, "{copied:.2} of what was published was copied");
+}
+
+#[test]
+fn a_cold_segment_without_its_index_is_read_through_and_damage_in_it_is_named() {
+    let mut world = world();
+    let waiting = mixed(&mut world, 200);
+    tidy_up(&mut world);
+    let disk = world.disk.copy();
+    let state = world.engine.shared.state.lock();
+    let cold: Vec<u64> = state.segments.iter().map(|s| s.id).filter(|id| is_cold(*id)).collect();
+    drop(state);
+    assert!(!cold.is_empty());
+    for id in &cold {
+        disk.unlink(&Shared::index_path(*id)).unwrap();
+    }
+    reopen(&mut world, disk.copy());
+    assert_eq!(lane(&world, B, Lane::Open), waiting);
+    assert_eq!(cold_segments(&world), cold.len());
+
+    // The second record's checksum.
+    let at = SEGMENT_HEADER_BYTES as usize + record_bytes(MESSAGE_FIXED_BYTES + 4 + 100) + 4;
+    disk.damage(&Shared::segment_path(cold[0]), |bytes| bytes[at] ^= 1);
+    let world = World::new(disk, options()).unwrap();
+    let findings = &world.engine.recovered.findings;
+    assert!(findings.iter().any(|said| said.contains("damaged")), "{findings:?}");
+    let read = lane(&world, B, Lane::Open);
+    let lost: Vec<_> = waiting.iter().filter(|message| !read.contains(message)).collect();
+    assert_eq!((read.len(), lost.len()), (waiting.len() - 1, 1));
 }
