@@ -3,6 +3,7 @@
 mod compact;
 mod crash;
 mod damage;
+mod format;
 mod history;
 mod model;
 mod threads;
