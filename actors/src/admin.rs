@@ -6,7 +6,7 @@ use crate::Figures;
 use crate::clock;
 use crate::directory::{Directory, Seat};
 use crate::events;
-use crate::journal::{Admission, Ended, Journal, Life, LookupError};
+use crate::journal::{Admission, BackupTaken, Ended, Journal, Life, LookupError};
 use crate::peer::{Inspect, Locate};
 use crate::router::{Administer, FindPeer, PeerLabels, PeerRecordView, PeerRecords, Router};
 use actix::prelude::*;
@@ -17,7 +17,8 @@ use restante_protocol::limits::PEER_PAGE_MAX;
 use restante_protocol::record::Outcome;
 use restante_protocol::refusal::{Code, Refusal};
 use restante_protocol::status::{
-    Health, MessageState, MessageStatus, NodeStatus, PeerInfo, PeerStatus, ReceiverStatus,
+    BackupDone, Health, MessageState, MessageStatus, NodeStatus, PeerInfo, PeerStatus,
+    ReceiverStatus,
 };
 use restante_protocol::time::{Time, WallMillis};
 use std::sync::Arc;
@@ -113,12 +114,27 @@ impl Sources {
                 events::log_filter_changed(&filter, &ask.by);
                 Ok(Reply::Done)
             }
+            Request::Backup { dir } => self.backup(&dir, &ask.by).await.map(Reply::Backup),
             Request::Attach { .. }
             | Request::Detach { .. }
             | Request::Flush
             | Request::Watch { .. }
             | Request::Unwatch { .. } => {
                 Err(Refusal::new(Code::OutOfTurn, "the connection itself answers this request"))
+            }
+        }
+    }
+
+    async fn backup(&self, dir: &str, by: &str) -> Result<BackupDone, Refusal> {
+        events::backup_started(dir, by);
+        match self.journal.backup(dir.into()).await {
+            Ok(BackupTaken { files, bytes, next }) => {
+                events::backup_taken(dir, files, bytes, next);
+                Ok(BackupDone { files, bytes, next })
+            }
+            Err(refusal) => {
+                events::backup_failed(dir, &refusal.to_string());
+                Err(refusal)
             }
         }
     }
@@ -182,6 +198,10 @@ impl Sources {
             Ok(_) | Err(LookupError::Unknown) => Err(unknown()),
             Err(LookupError::AgedOut) => {
                 Err(Refusal::new(Code::AgedOut, format!("the record of {id} is gone")))
+            }
+            Err(LookupError::Damaged) => {
+                let what = format!("the record of {id} was on disk and is damaged");
+                Err(Refusal::new(Code::Damaged, what))
             }
             Err(LookupError::Unavailable) => {
                 Err(Refusal::new(Code::JournalPoisoned, "the journal cannot be read now"))

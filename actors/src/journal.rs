@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use restante_protocol::id::{MessageNumber, NodeTag, PeerId};
 use restante_protocol::record::{Outcome, ParkRecord, SettleDetail, SettleRecord};
 use restante_protocol::refusal::Refusal;
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -39,6 +40,24 @@ pub struct Recovered {
     pub clean: bool,
     /// What the journal had to cut or set aside, for the log; empty when all was well.
     pub findings: Vec<String>,
+    /// What was on disk and cannot be read any more.
+    pub damage: Vec<Damage>,
+}
+
+/// Records that had been synced and cannot be read any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// In which file of the journal.
+    pub file: String,
+    /// The first number concerned.
+    pub first: MessageNumber,
+    /// One past the last.
+    pub next: MessageNumber,
+    /// Messages concerned by receiver, as far as anything tells; those that were settled may be
+    /// among them.
+    pub receivers: Vec<(PeerId, u64)>,
+    /// Whether that is all there is to tell; else there may be more, of these and of others.
+    pub complete: bool,
 }
 
 /// Messages of one producer with consecutive sequences and consecutive numbers.
@@ -267,12 +286,26 @@ pub enum LookupError {
     /// The number has not been handed out yet.
     #[error("no such message")]
     Unknown,
+    /// Its record was on disk and cannot be read any more.
+    #[error("the record is damaged")]
+    Damaged,
     /// Its record is gone, as the retention says.
     #[error("the record has aged out")]
     AgedOut,
     /// The journal is poisoned or closed.
     #[error("the journal is unavailable")]
     Unavailable,
+}
+
+/// A backup that is complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackupTaken {
+    /// Files in it.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Every record below this number is in it.
+    pub next: MessageNumber,
 }
 
 /// Whether publishes can be taken, for the door.
@@ -329,6 +362,10 @@ pub trait Journal: Send + Sync {
 
     /// What is known about one message.
     fn lookup(&self, number: MessageNumber) -> BoxFuture<'static, Result<Life, LookupError>>;
+
+    /// Takes a copy of everything that is on disk now into the directory `dir` of this machine, which
+    /// must be new or empty, while everything goes on. Not bounded in time.
+    fn backup(&self, dir: PathBuf) -> BoxFuture<'static, Result<BackupTaken, Refusal>>;
 
     /// Bytes the journal occupies on disk.
     fn disk_bytes(&self) -> u64;

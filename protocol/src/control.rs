@@ -8,7 +8,7 @@ use crate::admin::{AdminCommand, AdminDone};
 use crate::id::{MessageId, PeerId, ProducerId};
 use crate::name::Name;
 use crate::refusal::Refusal;
-use crate::status::{MessageStatus, NodeStatus, PeerInfo, PeerStatus};
+use crate::status::{BackupDone, MessageStatus, NodeStatus, PeerInfo, PeerStatus};
 use serde::{Deserialize, Serialize};
 
 /// The body of a control frame. On the wire: a map of one entry, the variant's name in snake case.
@@ -178,6 +178,11 @@ pub enum Request {
         /// For example `info` or `restante=debug`.
         filter: String,
     },
+    /// A copy of the journal into a directory of the node's machine, taken while the node runs.
+    Backup {
+        /// An absolute path; what is there must be empty.
+        dir: String,
+    },
 }
 
 /// One attachment that is asked for.
@@ -228,6 +233,8 @@ pub enum Reply {
     Payload(#[serde(with = "serde_bytes")] Vec<u8>),
     /// To `Watch`: events follow.
     Watching,
+    /// To `Backup`, once it is complete and on disk.
+    Backup(BackupDone),
 }
 
 /// Some of the peers, in order of their ids. At most [`crate::limits::PEER_PAGE_MAX`].

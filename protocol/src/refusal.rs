@@ -104,6 +104,8 @@ refusals! {
     LimitReached = 40, "limit_reached", "raise the limit in the node's configuration";
     /// An operator holds the peer; its messages wait.
     Paused = 41, "paused", "resume it: restante peer resume NAME";
+    /// What was stored is damaged on the node's disk.
+    Damaged = 43, "damaged", "see journal_damaged in the node's log, and look at its disk";
     /// The principal may not do this.
     NotAllowed = 50, "not_allowed", "log in with a key that has the role";
     /// The receiver refused for good.

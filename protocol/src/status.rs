@@ -43,6 +43,17 @@ impl Health {
     }
 }
 
+/// What a backup came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupDone {
+    /// Files in it.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Every message whose number is below this is in it.
+    pub next: u64,
+}
+
 /// A peer at a glance. It may trail the truth by up to a second.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PeerStatus {

@@ -125,6 +125,14 @@ events! {
         => "A torn tail after a crash is expected and was never confirmed. Anything else means damaged storage: keep the set-aside file, check the disk."
     WARN journal_finding(finding: &str);
 
+    "Records `first` to `last` were on disk and cannot be read any more; the rest is served. The lines that follow name the receivers concerned; unless `complete`, there may be others."
+        => "Check the disk. Look at a backup for what is missing; what was set aside is in quarantine/."
+    ERROR journal_damaged(file: &str, first: u64, last: u64, receivers: u64, complete: bool);
+
+    "So many messages for this peer lie in damaged records (`at_least`, where there may be more). Those that can be named are parked as their turn comes."
+        => "Have them published again; message_parked names those that can be named."
+    ERROR journal_damaged_peer(file: &str, peer: &str, messages: u64, at_least: bool);
+
     "A write or sync failed. Nothing is confirmed or delivered until the journal has been reopened."
         => "Check the disk and the kernel's log; the node tries to reopen by itself."
     ERROR journal_poisoned(reason: &str);
@@ -138,6 +146,17 @@ events! {
 
     "Publishes are taken again." => "Nothing."
     INFO disk_ok(journal_bytes: u64);
+
+    "A backup of the journal is being taken. Room is given back only after it." => "Nothing."
+    INFO backup_started(dir: &str, by: &str);
+
+    "A backup is complete and on disk: every record below number `next` is in it."
+        => "Nothing; keep it on another machine."
+    INFO backup_taken(dir: &str, files: u64, bytes: u64, next: u64);
+
+    "A backup was not completed. What is in its directory is no backup; the journal is untouched."
+        => "As the reason says; remove the directory and take another."
+    WARN backup_failed(dir: &str, reason: &str);
 
     // Connections.
 

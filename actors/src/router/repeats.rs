@@ -40,6 +40,14 @@ pub(super) async fn answer(
                 let why = Refusal::new(Code::JournalPoisoned, "the journal cannot be read now");
                 return to.abandon(&why);
             }
+            // It was accepted, and has been lost since: its producer still has it.
+            Err(LookupError::Damaged) => {
+                let code = Code::Damaged;
+                let receivers = receivers.iter().map(|receiver| (receiver.alias, code)).collect();
+                let detail = format!("{id} was on disk and is damaged; publish it anew");
+                to.refuse(&Refuse { sequence, id: Some(id), code, receivers, detail }, bytes);
+                continue;
+            }
             // Whoever accepted it is done with it, and nothing else is known any more.
             Err(LookupError::AgedOut | LookupError::Unknown) => Vec::new(),
         };

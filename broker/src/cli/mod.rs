@@ -3,6 +3,7 @@
 //!
 //! Exit codes: see [`Exit`]; `restante --help` lists them.
 
+mod backup;
 mod bench;
 mod call;
 mod child;
@@ -12,6 +13,7 @@ mod demo;
 mod exec;
 mod exit;
 mod input;
+mod journal;
 mod message;
 mod node;
 mod output;
@@ -82,6 +84,10 @@ enum Verb {
     Message(message::Verb),
     Watch(watch::Args),
     Bench(Box<bench::Args>),
+    #[command(subcommand)]
+    Journal(journal::Verb),
+    Backup(backup::BackupArgs),
+    Restore(backup::RestoreArgs),
     /// Check or show the configuration a node would run with
     #[command(subcommand)]
     Config(config::Verb),
@@ -119,6 +125,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Watch(args) => watch::run(&args, target, output),
         Verb::Bench(args) => bench::run(*args, target, output),
         Verb::Config(verb) => config::run(verb, output),
+        Verb::Journal(verb) => journal::run(verb, output),
+        Verb::Backup(args) => backup::take(&args, target, output),
+        Verb::Restore(args) => backup::lay_out(&args, output),
         Verb::Completions { shell } => completions(shell),
     }
 }

@@ -27,6 +27,8 @@ pub(super) struct Target {
 pub(super) const AGENT: &str = concat!("restante-cli/", env!("CARGO_PKG_VERSION"));
 /// How long resolving, connecting and greeting may take, whatever `--timeout` says.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
+/// How long an answer may take that is not bounded in time.
+const PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Target {
     /// Where the node is.
@@ -37,6 +39,11 @@ impl Target {
     /// A client that asks and receives.
     pub(super) async fn connect(&self) -> Result<Client, Failure> {
         Ok(self.builder()?.receive_only().connect().await?)
+    }
+
+    /// A client that waits for answers as long as they take.
+    pub(super) async fn connect_patiently(&self) -> Result<Client, Failure> {
+        Ok(self.builder()?.receive_only().request_timeout(PATIENCE).connect().await?)
     }
 
     /// A client that publishes.

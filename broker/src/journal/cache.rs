@@ -89,6 +89,13 @@ impl Shared {
         cache.directories.remove(&id);
     }
 
+    /// Lets go of what was read of a segment's index.
+    pub(super) fn forget_index(&self, id: u64) {
+        let mut cache = self.cache.lock();
+        cache.directories.remove(&id);
+        cache.refs.retain(|(segment, _), _| *segment != id);
+    }
+
     /// A peer's part of a segment's index, if it is in memory.
     pub(super) fn cached_refs(&self, id: u64, peer: PeerId) -> Option<Arc<Refs>> {
         let mut cache = self.cache.lock();

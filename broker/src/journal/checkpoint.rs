@@ -30,6 +30,8 @@ pub(super) struct Snapshot {
     /// Segments that must be there.
     pub(super) segments: Vec<SegmentNote>,
     pub(super) peers: Vec<PeerNote>,
+    /// Stretches of numbers whose records are damaged: first, and one past the last.
+    pub(super) lost: Vec<(MessageNumber, MessageNumber)>,
 }
 
 /// One segment as a checkpoint knows it.
@@ -92,7 +94,8 @@ impl Snapshot {
             })
             .collect();
         peers.sort_unstable_by_key(|peer| peer.peer);
-        Snapshot { position, next_segment, segments, peers }
+        let lost = state.lost.clone();
+        Snapshot { position, next_segment, segments, peers, lost }
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -123,6 +126,11 @@ impl Snapshot {
                 touched.parked.encode(&mut out);
             }
         }
+        put_varint(&mut out, self.lost.len() as u64);
+        for (first, next) in &self.lost {
+            put_varint(&mut out, *first);
+            put_varint(&mut out, *next);
+        }
         out
     }
 
@@ -136,6 +144,9 @@ impl Snapshot {
         }
         for _ in 0..take_varint(rest)? {
             snapshot.peers.push(decode_peer(rest)?);
+        }
+        for _ in 0..take_varint(rest)? {
+            snapshot.lost.push((take_varint(rest)?, take_varint(rest)?));
         }
         rest.is_empty().then_some(snapshot)
     }
@@ -232,6 +243,7 @@ mod tests {
                     parked: NumberSet::default(),
                 }],
             }],
+            lost: vec![(20, 22)],
         };
         let header = FileHeader {
             kind: FileKind::Checkpoint,

@@ -1,5 +1,6 @@
 //! The journal as the node holds it: the shared core, and three threads that do its work.
 
+use super::backup::take;
 use super::reader::{self, Request};
 use super::recovery::Engine;
 use super::shared::Shared;
@@ -7,13 +8,14 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use restante_actors::journal::{
-    Admission, Backlog, Batch, Caps, Journal, Life, LookupError, Opened, Page, Read, ReadError,
-    Settle, Ticket,
+    Admission, Backlog, BackupTaken, Batch, Caps, Journal, Life, LookupError, Opened, Page, Read,
+    ReadError, Settle, Ticket,
 };
 use restante_protocol::id::{MessageNumber, PeerId};
 use restante_protocol::record::ParkRecord;
 use restante_protocol::refusal::{Code, Refusal};
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
@@ -139,6 +141,20 @@ impl Journal for SegmentedLog {
 
     fn oldest_number(&self) -> MessageNumber {
         self.shared.oldest_number()
+    }
+
+    fn backup(&self, dir: PathBuf) -> BoxFuture<'static, Result<BackupTaken, Refusal>> {
+        let (answer, answered) = oneshot::channel();
+        let shared = Arc::clone(&self.shared);
+        let thread = std::thread::Builder::new().name("journal-backup".to_owned());
+        // At most one does anything: see `Pins`. Should nobody wait any more, it is completed all the same.
+        let started = thread.spawn(move || drop(answer.send(take(&shared, &dir))));
+        Box::pin(async move {
+            started.map_err(|error| Refusal::new(Code::Internal, error.to_string()))?;
+            answered.await.unwrap_or_else(|_| {
+                Err(Refusal::new(Code::Internal, "the backup ended without a result"))
+            })
+        })
     }
 
     fn disk_bytes(&self) -> u64 {

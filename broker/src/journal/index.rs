@@ -317,6 +317,19 @@ impl IndexFile {
         self.file.length().unwrap_or(0)
     }
 
+    /// Checks the settles of every peer.
+    pub(super) fn check_settles(&self) -> Result<(), IndexError> {
+        let parts = &self.parts;
+        let at = PARTS_FROM + u64::from(parts.messages);
+        let (len, crc) = (parts.settle_directory, parts.settle_directory_crc);
+        let directory = self.part(at, len, crc, "its settle directory")?;
+        let check = |entry: &[u8]| {
+            let at = at + u64::from(len) + u64::from(be_u32(&entry[12..]));
+            self.part(at, be_u32(&entry[16..]), be_u32(&entry[20..]), "its settles").map(drop)
+        };
+        directory.chunks_exact(SETTLE_ENTRY_BYTES).try_for_each(check)
+    }
+
     /// Whether there is anything in it that the ledger could answer from.
     pub(super) fn has_history(&self) -> bool {
         self.parts.messages as usize > EMPTY_RUN_BYTES || self.parts.settles > 0

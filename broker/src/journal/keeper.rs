@@ -24,8 +24,8 @@ use std::time::Duration;
 /// How often a full disk is looked at again.
 const FULL_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// Name of the checkpoint file.
-pub(super) const CHECKPOINT_PATH: &str = "checkpoint";
+/// Names of the checkpoint file and of its copy: the one file that nothing else could replace.
+pub(super) const CHECKPOINT_PATHS: [&str; 2] = ["checkpoint", "checkpoint.copy"];
 
 /// See the module.
 pub(super) struct Keeper {
@@ -139,8 +139,11 @@ impl Keeper {
         let CheckpointJob { snapshot, application } = job;
         let header = self.shared.header(FileKind::Checkpoint, snapshot.position);
         let bytes = checkpoint::encode(&header, &snapshot, &application);
-        self.checkpoint_bytes = bytes.len() as u64;
-        replace_file(&*self.shared.disk, CHECKPOINT_PATH, &bytes)?;
+        self.checkpoint_bytes = (bytes.len() * CHECKPOINT_PATHS.len()) as u64;
+        // Nothing goes before both are durable: either of them and the log behind it are enough.
+        for path in CHECKPOINT_PATHS {
+            replace_file(&*self.shared.disk, path, &bytes)?;
+        }
         self.shared.disk.sync_dir("")?;
         self.compactor.covered = snapshot.position;
         let kept = |id: u64| snapshot.segments.iter().any(|note| note.id == id);
@@ -220,6 +223,9 @@ impl Keeper {
 
     /// Asks for a checkpoint when segments wait for one to be given back.
     fn ask_if_due(&self) {
+        if self.shared.pins.any() {
+            return;
+        }
         let retired = self.shared.pool.lock().retired.len();
         let dead = self.shared.state.lock().dead + 2 * retired;
         let written = self.shared.since_checkpoint.load(Ordering::Relaxed);
@@ -266,6 +272,8 @@ impl Shared {
     /// becomes a spare one or is removed, its index becomes history. The history comes first: at no
     /// moment is a message in neither, as whoever looks it up then would be told that it has aged out.
     pub(super) fn reclaim(&self, id: u64) -> io::Result<()> {
+        // While a backup is taken it stays, and goes with the next checkpoint after that.
+        let Some(_leave) = self.pins.removal() else { return Ok(()) };
         let indexed = {
             let state = self.state.lock();
             let segment = state.segments.iter().find(|segment| segment.id == id);

@@ -40,6 +40,16 @@ impl Shared {
         if self.is_dead() {
             return Err(LookupError::Unavailable);
         }
+        self.find(number).map_err(|error| match error {
+            // It was there, and it is known that it is damaged.
+            LookupError::Unknown | LookupError::AgedOut if self.state.lock().is_lost(number) => {
+                LookupError::Damaged
+            }
+            error => error,
+        })
+    }
+
+    fn find(&self, number: MessageNumber) -> Result<Life, LookupError> {
         let sources = self.sources_from(number)?;
         let (source, entry) = self.entry_of(&sources, number)?;
         let body = match source.place {
@@ -155,7 +165,25 @@ impl Shared {
                 Some(Place::File) | None => {}
             }
         }
-        Ok(self.messages_of(source)?.find(relative))
+        let messages = match self.messages_of(source) {
+            Err(error) if source.place == At::Stored => {
+                // The segment knows it too.
+                self.rebuild_index(source.id, &error.to_string())?;
+                self.rebuilt_messages(source.id).ok_or(error)?
+            }
+            messages => messages?,
+        };
+        Ok(messages.find(relative))
+    }
+
+    /// All messages of a segment whose index has just been built again.
+    fn rebuilt_messages(&self, id: u64) -> Option<Messages> {
+        let state = self.state.lock();
+        let segment = state.segments.iter().find(|segment| segment.id == id)?;
+        match &segment.index {
+            Place::Sealed(index) => Some(index.messages.clone()),
+            Place::Active(_) | Place::File => None,
+        }
     }
 
     fn messages_of(&self, source: Source) -> Result<Messages, IndexError> {
@@ -239,6 +267,16 @@ impl Shared {
             }
         }
         let settles = self.index_file(source).and_then(|file| file.settles_of(peer, number));
+        if let Err(error) = &settles
+            && source.place == At::Stored
+            && self.rebuild_index(source.id, &error.to_string()).is_ok()
+        {
+            let state = self.state.lock();
+            let segment = state.segments.iter().find(|segment| segment.id == source.id);
+            if let Some(Place::Sealed(index)) = segment.map(|segment| &segment.index) {
+                return index.settles.of(peer).collect();
+            }
+        }
         settles.unwrap_or_default()
     }
 }

@@ -14,6 +14,7 @@
 //! - [`compact`] copies what is live out of segments that are mostly done; [`history`] is what is left of
 //!   those that are gone, and the ledger's.
 //! - [`recovery`] opens: first boot and restart alike.
+//! - [`offline`] looks at a directory without opening it as a node does; [`backup`] copies it while one runs.
 //! - [`storage`] is the disk, real or simulated. [`mod@format`] has the bytes; `FORMAT.md` tells them all,
 //!   with the invariants and what is assumed of the medium.
 //!
@@ -22,6 +23,7 @@
 //! what is counts; a failed write or
 //! sync poisons the journal until it is opened again.
 
+pub mod backup;
 mod cache;
 mod checkpoint;
 mod compact;
@@ -33,14 +35,17 @@ mod index;
 mod keeper;
 mod ledger;
 mod numbers;
+pub mod offline;
 mod options;
 mod reader;
+mod rebuild;
 mod recovery;
 mod refs;
 mod segment;
 mod shared;
 mod state;
 pub mod storage;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod writer;

@@ -110,13 +110,14 @@ impl Shared {
     /// Loads the part of an index that a search needs.
     fn load(&self, id: u64, read: &Read, after: MessageNumber) -> Result<(), ReadError> {
         let Err(error) = self.load_refs(id, read.peer) else { return Ok(()) };
+        let Err(again) = self.rebuild_index(id, &error.to_string()) else { return Ok(()) };
         let state = self.state.lock();
         // Given back in the meantime: the search will not come to it again.
         let Some(segment) = state.segments.iter().find(|segment| segment.id == id) else {
             return Ok(());
         };
         let through = segment.next.map_or(after, |next| next - 1);
-        let detail = format!("the index of segment {id:x}: {error}");
+        let detail = format!("the index of segment {id:x}: {error}; building it again: {again}");
         Err(ReadError::Damaged { number: segment.first.max(after + 1), detail, through })
     }
 

@@ -4,7 +4,9 @@
 //! Both are runs of varint differences with an anchor every [`ANCHOR_EVERY`] entries, at which
 //! reading can start. Numbers are relative to the segment's first.
 
+use restante_protocol::id::PeerId;
 use restante_protocol::record::{put_varint, take_varint};
+use std::collections::BTreeMap;
 
 /// Entries between two places where reading can start.
 const ANCHOR_EVERY: u32 = 128;
@@ -219,32 +221,60 @@ impl Messages {
 
     /// The message with this number.
     pub(super) fn find(&self, number: u32) -> Option<MessageEntry> {
-        let anchor = self.run.anchor_before(number);
-        let mut rest = self.run.bytes.get(anchor.at as usize..)?;
-        let mut last = anchor;
-        loop {
-            last.number = last.number.checked_add(take_u32(&mut rest)?)?;
-            last.offset = last.offset.checked_add(take_u32(&mut rest)?)?;
-            let zigzag = take_varint(&mut rest)?;
-            let difference = (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64);
-            last.ms = last.ms.wrapping_add(difference as u64);
-            let count = take_u32(&mut rest)? as usize;
-            if last.number > number || count > rest.len() {
-                return None;
-            }
-            let wanted = last.number == number;
-            let mut receivers = Vec::with_capacity(if wanted { count } else { 0 });
-            for _ in 0..count {
-                let peer = take_u32(&mut rest)?;
-                if wanted {
-                    receivers.push(peer);
+        self.from(number).next().filter(|entry| entry.number == number)
+    }
+
+    /// The messages with these numbers, both included.
+    fn between(&self, first: u32, last: u32) -> impl Iterator<Item = MessageEntry> + '_ {
+        self.from(first).take_while(move |entry| entry.number <= last)
+    }
+
+    /// How many of the messages from number `from` up to `next` are for whom; `first` is the
+    /// segment's first number.
+    pub(super) fn receivers(&self, first: u64, from: u64, next: u64) -> Vec<(PeerId, u64)> {
+        let relative =
+            |number: u64| u32::try_from(number.saturating_sub(first)).unwrap_or(u32::MAX);
+        let mut counts = BTreeMap::new();
+        if from < next {
+            for entry in self.between(relative(from), relative(next - 1)) {
+                for peer in entry.receivers {
+                    *counts.entry(PeerId(peer)).or_insert(0) += 1;
                 }
             }
-            if wanted {
-                let (offset, accepted_ms) = (last.offset, last.ms);
-                return Some(MessageEntry { number, offset, accepted_ms, receivers });
-            }
         }
+        counts.into_iter().collect()
+    }
+
+    /// Messages from `number` on.
+    fn from(&self, number: u32) -> impl Iterator<Item = MessageEntry> + '_ {
+        let anchor = self.run.anchor_before(number);
+        let mut rest = self.run.bytes.get(anchor.at as usize..).unwrap_or_default();
+        let mut last = anchor;
+        std::iter::from_fn(move || {
+            loop {
+                last.number = last.number.checked_add(take_u32(&mut rest)?)?;
+                last.offset = last.offset.checked_add(take_u32(&mut rest)?)?;
+                let zigzag = take_varint(&mut rest)?;
+                let difference = (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64);
+                last.ms = last.ms.wrapping_add(difference as u64);
+                let count = take_u32(&mut rest)? as usize;
+                if count > rest.len() {
+                    return None;
+                }
+                let wanted = last.number >= number;
+                let mut receivers = Vec::with_capacity(if wanted { count } else { 0 });
+                for _ in 0..count {
+                    let peer = take_u32(&mut rest)?;
+                    if wanted {
+                        receivers.push(peer);
+                    }
+                }
+                if wanted {
+                    let (number, offset, accepted_ms) = (last.number, last.offset, last.ms);
+                    return Some(MessageEntry { number, offset, accepted_ms, receivers });
+                }
+            }
+        })
     }
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) {

@@ -5,6 +5,7 @@
 //! the state for a batch of settles, a commit's counters or a page of positions; no lock is held over
 //! a disk access.
 
+use super::backup::Pins;
 use super::cache::Cache;
 use super::format::{RecordHeader, record_bytes};
 use super::history::HistoryNote;
@@ -43,6 +44,8 @@ pub(super) struct Shared {
     pub(super) state: Mutex<State>,
     pub(super) pool: Mutex<Pool>,
     pub(super) cache: Mutex<Cache>,
+    /// Holds off all removals while a backup is taken.
+    pub(super) pins: Pins,
     pub(super) keeper: Mutex<KeeperWork>,
     pub(super) keeper_wake: Condvar,
     pub(super) completions: UnboundedSender<Completion>,
@@ -197,6 +200,7 @@ impl Shared {
             state: Mutex::new(parts.state),
             pool: Mutex::new(parts.pool),
             cache: Mutex::new(Cache::default()),
+            pins: Pins::default(),
             keeper: Mutex::new(KeeperWork::default()),
             keeper_wake: Condvar::new(),
             completions: parts.completions,

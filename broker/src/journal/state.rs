@@ -30,7 +30,12 @@ pub(super) struct State {
     /// Whether what is live of a sealed segment has halved since someone asked: it may be worth
     /// copying.
     pub(super) thinner: bool,
+    /// Stretches of numbers whose records are damaged, ascending: first, and one past the last.
+    pub(super) lost: Vec<(MessageNumber, MessageNumber)>,
 }
+
+/// Stretches of damage that are remembered; the oldest is forgotten first.
+const LOST_MAX: usize = 256;
 
 /// One segment of the log.
 #[derive(Debug)]
@@ -262,6 +267,22 @@ impl State {
         } else {
             Standing::Open
         }
+    }
+
+    /// Remembers that records cannot be read any more.
+    pub(super) fn lose(&mut self, first: MessageNumber, next: MessageNumber) {
+        let place = self.lost.partition_point(|lost| *lost < (first, next));
+        if self.lost.get(place) != Some(&(first, next)) {
+            self.lost.insert(place, (first, next));
+        }
+        if self.lost.len() > LOST_MAX {
+            self.lost.remove(0);
+        }
+    }
+
+    /// Whether the record with this number is among those that are known to be damaged.
+    pub(super) fn is_lost(&self, number: MessageNumber) -> bool {
+        self.lost.iter().any(|(first, next)| (*first..*next).contains(&number))
     }
 
     /// The segment that begins with this number.

@@ -18,7 +18,7 @@ use crate::journal::{self, Options};
 use crate::link::tcp::{self as links, TcpDialer};
 use crate::listen::tcp as doors;
 use actix_rt::Arbiter;
-use restante_actors::journal::{Journal, Opened};
+use restante_actors::journal::{Damage, Journal, Opened};
 use restante_actors::router::{Drain, FlushSettles, PeerLabels};
 use restante_actors::{Handles, Limits, events};
 use restante_protocol::refusal::{Code, Refusal};
@@ -35,6 +35,8 @@ use tokio::time::{sleep, timeout};
 const GOODBYES_MAX: Duration = Duration::from_secs(4);
 /// How long the journal may take to write what is pending and mark its end.
 const CLOSE_MAX: Duration = Duration::from_secs(10);
+/// Receivers named in the log for one stretch of damage; `receivers` says how many there are.
+const DAMAGED_PEERS_MAX: usize = 1_000;
 /// How often a stopping node looks whether everything in flight has been acked.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
@@ -101,6 +103,8 @@ struct Life {
     _watchdog: Watchdog,
     /// Whether the last process closed its journal in order.
     clean: bool,
+    /// What the journal found damaged.
+    damage: Vec<Damage>,
 }
 
 async fn open(lasting: &Lasting<'_>) -> Result<Opened, NodeError> {
@@ -123,11 +127,12 @@ fn not_yet(lasting: &Lasting<'_>) -> Refusal {
 impl Life {
     fn begin(
         lasting: &Lasting<'_>,
-        opened: Opened,
+        mut opened: Opened,
         door: tokio::net::TcpListener,
     ) -> Result<Life, NodeError> {
         let config = lasting.config;
         let clean = opened.recovered.clean;
+        let damage = std::mem::take(&mut opened.recovered.damage);
         opened.recovered.findings.iter().for_each(|finding| events::journal_finding(finding));
         let journal = Arc::clone(&opened.journal);
         let (dialer, orders) = TcpDialer::new();
@@ -163,6 +168,7 @@ impl Life {
             second,
             _watchdog: watchdog,
             clean,
+            damage,
         })
     }
 
@@ -173,11 +179,26 @@ impl Life {
         let (epoch, bytes) = (self.handles.epoch, self.journal.disk_bytes());
         let (peers, waiting) = (self.handles.directory.len() as u64, self.waiting());
         events::journal_opened(epoch, self.clean, bytes, peers, waiting);
+        self.tell_damage().await;
         if lasting.reborn.is_some() {
             events::journal_recovered(epoch);
         }
         let boot_ms = u64::try_from(born.elapsed().as_millis()).unwrap_or(u64::MAX);
         events::node_ready(lasting.addresses.tcp, epoch, peers, waiting, boot_ms);
+    }
+
+    /// Names what is damaged, and whose messages are concerned.
+    async fn tell_damage(&self) {
+        for Damage { file, first, next, receivers, complete } in &self.damage {
+            let last = next.saturating_sub(1).max(*first);
+            events::journal_damaged(file, *first, last, receivers.len() as u64, *complete);
+            let shown = &receivers[..receivers.len().min(DAMAGED_PEERS_MAX)];
+            let ids = shown.iter().map(|(peer, _)| *peer).collect();
+            let labels = self.handles.router.send(PeerLabels(ids)).await.unwrap_or_default();
+            for (label, (_, messages)) in labels.iter().zip(shown) {
+                events::journal_damaged_peer(file, label, *messages, !complete);
+            }
+        }
     }
 
     fn waiting(&self) -> u64 {

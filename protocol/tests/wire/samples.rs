@@ -16,7 +16,8 @@ use restante_protocol::message::{Body, encode_headers};
 use restante_protocol::name::Name;
 use restante_protocol::refusal::{Code, Refusal};
 use restante_protocol::status::{
-    Health, MessageState, MessageStatus, NodeStatus, PeerInfo, PeerStatus, ReceiverStatus,
+    BackupDone, Health, MessageState, MessageStatus, NodeStatus, PeerInfo, PeerStatus,
+    ReceiverStatus,
 };
 use restante_protocol::time::WallMillis;
 use smallvec::smallvec;
@@ -295,6 +296,7 @@ fn requests() -> Vec<(&'static str, Request)> {
         ("request-watch-after", Request::Watch { after: Some(17) }),
         ("request-unwatch", Request::Unwatch { watch: 11 }),
         ("request-log-filter", Request::LogFilter { filter: "info,restante=debug".to_owned() }),
+        ("request-backup", Request::Backup { dir: "/var/backups/restante".to_owned() }),
     ]
 }
 
@@ -316,6 +318,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
         ("response-message", Reply::Message(message())),
         ("response-payload", Reply::Payload(plain(b"hello"))),
         ("response-watching", Reply::Watching),
+        ("response-backup", Reply::Backup(BackupDone { files: 7, bytes: 70_000, next: 43 })),
     ]
 }
 

@@ -1,16 +1,18 @@
 //! What lies in the data directory: which segments hold log, which are spare, which do not belong.
 
-use super::super::checkpoint::Snapshot;
+use super::super::checkpoint::{PeerNote, Snapshot};
 use super::super::error::OpenError;
 use super::super::format::{COLD_BIT, FLAG_FIRST, HeaderError, Seed, is_cold, record_bytes};
 use super::super::history::{self, HistoryNote};
-use super::super::index::{IndexError, IndexFile};
+use super::super::index::{IndexError, IndexFacts, IndexFile};
 use super::super::options::Options;
 use super::super::segment::{FIRST_RECORD_AT, Found, Walk, read_header};
 use super::super::shared::{Pool, Shared, Spare};
 use super::super::storage::{Disk, DiskFile};
 use super::Owner;
-use restante_protocol::id::{MessageNumber, NUMBER_BITS};
+use super::aside::move_aside;
+use restante_actors::journal::Damage;
+use restante_protocol::id::{MessageNumber, NUMBER_BITS, PeerId};
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::sync::Arc;
@@ -30,6 +32,8 @@ pub(super) struct Inventory {
     /// Whether a segment without a record at its front has been searched through.
     searched: bool,
     pub(super) findings: Vec<String>,
+    /// Segments that should be there and are not.
+    pub(super) damage: Vec<Damage>,
 }
 
 /// A segment with log in it.
@@ -42,6 +46,8 @@ pub(super) struct FoundSegment {
     pub(super) headless: Option<MessageNumber>,
     /// Its index file, if there is one that can be used.
     pub(super) index: Option<IndexFile>,
+    /// What the index file says about the segment, also where the rest of the file is damaged.
+    pub(super) facts: Option<IndexFacts>,
     pub(super) index_bytes: u64,
     pub(super) file_bytes: u64,
 }
@@ -62,6 +68,7 @@ impl Inventory {
             next_segment: snapshot.next_segment,
             searched: false,
             findings: Vec::new(),
+            damage: Vec::new(),
         };
         let io = |error| OpenError::io(&disk.describe("segments"), error);
         let (mut segments, mut indexes) = (BTreeMap::new(), BTreeMap::new());
@@ -103,7 +110,7 @@ impl Inventory {
         }
         let left_behind = indexes.into_keys().filter(|id| is_dead(*id));
         inventory.take_history(disk, left_behind, now_ms)?;
-        inventory.name_missing(snapshot);
+        inventory.name_missing(disk, snapshot);
         Ok(inventory)
     }
 
@@ -133,20 +140,9 @@ impl Inventory {
             // Its records carry checksums of their own and are read all the same.
             Err(HeaderError::Damaged(what)) => self.findings.push(format!("{path}: {what}")),
         }
-        let index = match IndexFile::open(disk, &Shared::index_path(id)) {
-            Ok(index) if index.facts.id == id => Some(index),
-            Err(IndexError::Io(error)) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(IndexError::Header(newer @ HeaderError::Newer(_))) => {
-                return Err(newer.for_file(&disk.describe(&Shared::index_path(id))));
-            }
-            Ok(_) => None,
-            Err(error) => {
-                self.findings.push(format!("the index of {path} is built again: {error}"));
-                None
-            }
-        };
+        let (index, facts) = self.take_index(disk, id)?;
         let noted = snapshot.segments.iter().find(|note| note.id == id).map(|note| note.first);
-        let known = noted.or(index.as_ref().map(|index| index.facts.first));
+        let known = noted.or(facts.map(|facts| facts.first));
         let head = match known {
             Some(first) => Some((first, None)),
             None => self.first_number(&file, owner, id).map_err(io)?,
@@ -157,7 +153,8 @@ impl Inventory {
         };
         let file_bytes = file.length().map_err(io)?;
         let index_bytes = index.as_ref().map_or(0, IndexFile::bytes);
-        let found = FoundSegment { id, file, first, headless, index, index_bytes, file_bytes };
+        let found =
+            FoundSegment { id, file, first, headless, index, facts, index_bytes, file_bytes };
         if is_cold(id) {
             self.cold.push(found)
         } else {
@@ -175,6 +172,37 @@ impl Inventory {
             }
         }
         Ok(())
+    }
+
+    /// The index of a segment if it can be used, and what it says about the segment.
+    fn take_index(
+        &mut self,
+        disk: &dyn Disk,
+        id: u64,
+    ) -> Result<(Option<IndexFile>, Option<IndexFacts>), OpenError> {
+        let path = Shared::index_path(id);
+        let (facts, what) = match IndexFile::open(disk, &path) {
+            Ok(index) if index.facts.id != id => {
+                (None, format!("it is that of segment {:x}", index.facts.id))
+            }
+            // The directory is what an opening reads; the other parts are read when asked for.
+            Ok(index) => match index.directory() {
+                Ok(_) => {
+                    let facts = index.facts;
+                    return Ok((Some(index), Some(facts)));
+                }
+                Err(error) => (Some(index.facts), error.to_string()),
+            },
+            Err(IndexError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok((None, None));
+            }
+            Err(IndexError::Header(newer @ HeaderError::Newer(_))) => {
+                return Err(newer.for_file(&disk.describe(&path)));
+            }
+            Err(error) => (None, error.to_string()),
+        };
+        self.findings.push(format!("{path} is built again from its segment: {what}"));
+        Ok((None, facts))
     }
 
     /// The number of a segment's first record, and what [`FoundSegment::headless`] says; `None` when
@@ -205,10 +233,7 @@ impl Inventory {
 
     fn quarantine(&mut self, disk: &dyn Disk, id: u64, why: &str) -> io::Result<()> {
         let path = Shared::segment_path(id);
-        let aside = format!("quarantine/{id:012x}.seg");
-        disk.rename(&path, &aside)?;
-        disk.sync_dir("quarantine")?;
-        disk.sync_dir("segments")?;
+        let aside = move_aside(disk, &path, &format!("{id:012x}.seg"))?;
         self.findings.push(format!("{path} was set aside as {aside}: {why}"));
         Ok(())
     }
@@ -244,17 +269,29 @@ impl Inventory {
         Ok(())
     }
 
-    fn name_missing(&mut self, snapshot: &Snapshot) {
-        for note in &snapshot.segments {
+    /// Names the segments that the checkpoint knows and that are not there. Their indexes, which are
+    /// files of their own, may still say what was in them; else the checkpoint says something.
+    fn name_missing(&mut self, disk: &dyn Disk, snapshot: &Snapshot) {
+        for (place, note) in snapshot.segments.iter().enumerate() {
             let mut found = self.segments.iter().chain(&self.cold);
-            if found.all(|segment| segment.id != note.id) && note.live > 0 {
-                self.findings.push(format!(
-                    "{} is missing: {} deliveries from record {} on are lost",
-                    Shared::segment_path(note.id),
-                    note.live,
-                    note.first
-                ));
+            if found.any(|segment| segment.id == note.id) {
+                continue;
             }
+            let file = Shared::segment_path(note.id);
+            self.findings.push(format!(
+                "{file} is missing: {} deliveries from record {} on are lost",
+                note.live, note.first
+            ));
+            let index = IndexFile::open(disk, &Shared::index_path(note.id)).ok();
+            let messages = index.as_ref().and_then(|index| index.messages().ok());
+            let following = snapshot.segments.get(place + 1).map(|next| next.first);
+            let next = index.as_ref().map(|index| index.facts.next).or(following);
+            let (first, next) = (note.first, next.unwrap_or(snapshot.position).max(note.first));
+            let (receivers, complete) = match messages {
+                Some(messages) => (messages.receivers(first, first, next), true),
+                None => (open_in(snapshot, first), false),
+            };
+            self.damage.push(Damage { file, first, next, receivers, complete });
         }
     }
 
@@ -287,6 +324,16 @@ impl Inventory {
         disk.sync_dir("history")?;
         Ok(pool)
     }
+}
+
+/// What a checkpoint says is open in a segment, of the peers it speaks about.
+fn open_in(snapshot: &Snapshot, first: MessageNumber) -> Vec<(PeerId, u64)> {
+    let open = |peer: &PeerNote| {
+        let touched = peer.touched.iter().find(|touched| touched.first == first)?;
+        let open = u64::from(touched.open) + u64::from(touched.parked.len());
+        (open > 0).then_some((peer.peer, open))
+    };
+    snapshot.peers.iter().filter_map(open).collect()
 }
 
 /// A file's id and extension.

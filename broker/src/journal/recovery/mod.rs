@@ -12,21 +12,24 @@
 //! A segment that is found is never appended to: it is cut at its end and sealed. Opening again after
 //! a crash at any point in here comes to the same result.
 
+mod aside;
+mod checkpoints;
 mod cold;
 mod inventory;
 mod restore;
 mod scan;
 
-use super::checkpoint::{self, Snapshot};
+use super::checkpoint::Snapshot;
 use super::error::OpenError;
 use super::format::{FILE_HEADER_BYTES, FileHeader, FileKind, HeaderError};
-use super::keeper::{CHECKPOINT_PATH, Keeper};
+use super::keeper::Keeper;
 use super::options::Options;
 use super::shared::{Parts, Pool, Shared};
 use super::state::Segment;
 use super::storage::{Disk, is_full};
 use super::writer::Writer;
-use bytes::Bytes;
+pub(super) use aside::move_aside;
+use checkpoints::Checkpoints;
 use inventory::Inventory;
 use restante_actors::journal::{Completion, Recovered};
 use restante_protocol::id::{MessageNumber, NodeTag};
@@ -68,9 +71,8 @@ pub(super) fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Engine, Open
     for dir in ["segments", "history", "quarantine"] {
         disk.make_dir(dir).map_err(io(dir))?;
     }
-    let checkpoint = read_checkpoint(&*disk, &mut owner)?;
-    let had_checkpoint = checkpoint.is_some();
-    let (snapshot, application) = match checkpoint {
+    let (checkpoints, newest) = Checkpoints::read(&*disk, &mut owner)?;
+    let (snapshot, application) = match newest {
         Some((snapshot, application)) => (snapshot, Some(application)),
         // Nothing can have been reclaimed or compacted yet.
         None => (Snapshot { position: 1, next_segment: 1, ..Snapshot::default() }, None),
@@ -78,11 +80,10 @@ pub(super) fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Engine, Open
     let mut inventory = Inventory::take(&*disk, &mut owner, &snapshot, (options.now_ms)())?;
     let first = inventory.segments.first().map_or(1, |segment| segment.first);
     // A cold segment is made only of what a checkpoint covers.
-    if !had_checkpoint && (first > 1 || inventory.had_cold) {
-        let detail = format!("it is missing, and the log before record {first} is gone");
-        return Err(OpenError::Damaged { path: disk.describe(CHECKPOINT_PATH), detail });
-    }
+    checkpoints.check(&*disk, first, inventory.had_cold)?;
     let mut tail = scan::scan(&disk, owner, &snapshot, &mut inventory).map_err(io("segments"))?;
+    checkpoints.check(&*disk, first, !tail.gaps.is_empty())?;
+    inventory.findings.extend(checkpoints.mend(&*disk).map_err(io(""))?);
     let cold = cold::scan_cold(&*disk, owner, &inventory.cold, &mut tail.findings);
     tail.segments.extend(cold.map_err(io("segments"))?);
     let epoch = owner.epoch.max(tail.epoch) + 1;
@@ -96,11 +97,17 @@ pub(super) fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Engine, Open
         published: tail.published,
         clean: tail.clean || created,
         findings,
+        damage: tail.damage,
     };
     let next_number = tail.next.max(snapshot.position);
-    let mut state = restore::restore(&*disk, &snapshot, &mut inventory, tail.segments, tail.replay)
-        .map_err(io("segments"))?;
+    let mut state =
+        restore::restore(&*disk, owner.seed, &snapshot, &mut inventory, tail.segments, tail.replay)
+            .map_err(io("segments"))?;
     state.durable_next = next_number;
+    state.lost.clone_from(&snapshot.lost);
+    for damage in &recovered.damage {
+        state.lose(damage.first, damage.next);
+    }
     let pool = inventory.into_pool(&*disk, &options).map_err(io("segments"))?;
     let owner = Owner { epoch, ..owner };
     start(disk, options, owner, lock, Found { state, pool, recovered, covered: snapshot.position })
@@ -206,27 +213,4 @@ fn owner_of_segments(disk: &dyn Disk) -> Option<Owner> {
             super::segment::read_header(&*file).ok()?.ok()?;
         Some(Owner { node, seed, epoch })
     })
-}
-
-fn read_checkpoint(
-    disk: &dyn Disk,
-    owner: &mut Owner,
-) -> Result<Option<(Snapshot, Bytes)>, OpenError> {
-    let path = disk.describe(CHECKPOINT_PATH);
-    let file = match disk.open(CHECKPOINT_PATH) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(OpenError::io(&path, error)),
-    };
-    let mut bytes = Vec::new();
-    let read = file.length().and_then(|len| file.read_at(0, len as usize, &mut bytes));
-    read.map_err(|error| OpenError::io(&path, error))?;
-    let (header, snapshot, application) =
-        checkpoint::decode(&bytes).map_err(|error| error.for_file(&path))?;
-    if header.node != owner.node || header.seed != owner.seed {
-        let detail = format!("it was written by node {:04x}", header.node.0);
-        return Err(OpenError::Foreign { path, detail });
-    }
-    owner.epoch = owner.epoch.max(header.epoch);
-    Ok(Some((snapshot, application)))
 }

@@ -6,7 +6,9 @@
 //! takes them from there, and only those that the replay changed are counted anew.
 
 use super::super::checkpoint::{PeerNote, Snapshot, TouchedNote};
+use super::super::format::Seed;
 use super::super::index::{DirectoryEntry, IndexError, IndexFile};
+use super::super::rebuild::build_index;
 use super::super::refs::Refs;
 use super::super::shared::Shared;
 use super::super::state::{Held, Peer, Place, Segment, State};
@@ -23,6 +25,7 @@ type Dirty = HashSet<(PeerId, MessageNumber)>;
 
 pub(super) fn restore(
     disk: &dyn Disk,
+    seed: u32,
     snapshot: &Snapshot,
     inventory: &mut Inventory,
     scanned: Vec<Scanned>,
@@ -69,7 +72,7 @@ pub(super) fn restore(
     for replay in replay {
         state.replay(replay, &mut dirty);
     }
-    state.count(disk, &dirty)?;
+    state.count(disk, seed, &dirty)?;
     Ok(state)
 }
 
@@ -175,7 +178,7 @@ impl State {
     }
 
     /// Counts what is open, and forgets what is done.
-    fn count(&mut self, disk: &dyn Disk, dirty: &Dirty) -> io::Result<()> {
+    fn count(&mut self, disk: &dyn Disk, seed: u32, dirty: &Dirty) -> io::Result<()> {
         let State { peers, segments, .. } = self;
         for (peer_id, first) in dirty {
             let Some(peer) = peers.get_mut(peer_id) else { continue };
@@ -192,13 +195,27 @@ impl State {
             let Ok(at) = segments.binary_search_by_key(first, |segment| segment.first) else {
                 continue;
             };
-            match &segments[at].index {
+            let segment = &mut segments[at];
+            if matches!(segment.index, Place::File) {
+                match load(disk, segment.id, *peer_id) {
+                    Ok(refs) => {
+                        held.count(floor, refs.as_ref());
+                        continue;
+                    }
+                    Err(IndexError::Io(error)) => return Err(error),
+                    Err(_) => {
+                        // The segment knows it all.
+                        let file = disk.open(&Shared::segment_path(segment.id))?;
+                        let seed = Seed::new(seed, segment.id);
+                        let index = build_index(&file, seed, segment.first, segment.data_end)?;
+                        segment.index = Place::Sealed(Arc::new(index));
+                    }
+                }
+            }
+            match &segment.index {
                 Place::Active(index) => held.count(floor, index.refs.get(peer_id)),
                 Place::Sealed(index) => held.count(floor, index.refs.get(peer_id)),
-                Place::File => {
-                    let refs = load(disk, segments[at].id, *peer_id).map_err(index_io)?;
-                    held.count(floor, refs.as_ref());
-                }
+                Place::File => {}
             }
         }
         for peer in peers.values_mut() {

@@ -9,12 +9,13 @@ use super::super::shared::Shared;
 use super::super::state::Stage;
 use super::super::storage::Disk;
 use super::Owner;
+use super::aside::keep_aside;
 use super::inventory::{FoundSegment, Inventory};
 use bytes::Bytes;
-use restante_actors::journal::{BatchRecord, PublishedRun};
+use restante_actors::journal::{BatchRecord, Damage, PublishedRun};
 use restante_protocol::id::{MessageNumber, PeerId};
 use restante_protocol::record::{MessageRecord, ParkRecord, RecordKind, SettleRecord};
-use std::io::{self, IoSlice};
+use std::io;
 use std::sync::Arc;
 
 /// What the tail of the log said.
@@ -31,6 +32,10 @@ pub(super) struct Tail {
     pub(super) epoch: u32,
     pub(super) clean: bool,
     pub(super) findings: Vec<String>,
+    /// What was synced and cannot be read any more.
+    pub(super) damage: Vec<Damage>,
+    /// Numbers that should be there and are not, between two segments: first, and one past the last.
+    pub(super) gaps: Vec<(MessageNumber, MessageNumber)>,
 }
 
 /// A segment that was read through.
@@ -58,12 +63,17 @@ pub(super) fn scan(
 ) -> io::Result<Tail> {
     let mut tail = Tail { next: snapshot.position.max(1), ..Tail::default() };
     let mut emptied = Vec::new();
+    // Behind the checkpoint's position segments follow each other without a gap.
+    let mut next = snapshot.position.max(1);
     for place in 0..inventory.segments.len() {
         let (head, rest) = inventory.segments.split_at_mut(place + 1);
         let Some(found) = head.last_mut() else { break };
         if found.headless.is_some() {
             // Segments follow each other without a gap.
             found.first = tail.next;
+        }
+        if found.first > next {
+            tail.gaps.push((next, found.first));
         }
         let following = rest.first();
         let covered = found
@@ -76,15 +86,17 @@ pub(super) fn scan(
         let mut scan = Scan::new(disk, owner, snapshot, found, following)?;
         scan.run(&mut tail)?;
         scan.finish(&mut tail, &mut emptied)?;
+        next = next.max(tail.next);
+    }
+    tail.damage.append(&mut inventory.damage);
+    for (first, next) in &tail.gaps {
+        let (file, receivers, complete) = ("segments".to_owned(), Vec::new(), false);
+        tail.damage.push(Damage { file, first: *first, next: *next, receivers, complete });
+        tail.findings
+            .push(format!("records {first} to {} are missing with their segment", next - 1));
     }
     for id in emptied {
         inventory.make_spare(id);
-    }
-    if tail.next < snapshot.position {
-        tail.findings.push(format!(
-            "the log ends before record {}, the checkpoint was taken at {}",
-            tail.next, snapshot.position
-        ));
     }
     Ok(tail)
 }
@@ -96,7 +108,7 @@ struct Scan<'a> {
     walk: Walk,
     /// Only records from here on are replayed.
     position: MessageNumber,
-    /// First number of the next segment: all of this one is synced, and ends there.
+    /// One past the last number of this one, or the first of the next: all of this one is synced.
     following: Option<MessageNumber>,
     /// Every lower number is known to have been synced.
     synced: MessageNumber,
@@ -117,16 +129,19 @@ impl<'a> Scan<'a> {
     ) -> io::Result<Scan<'a>> {
         let seed = Seed::new(owner.seed, found.id);
         let mut walk = Walk::new(Arc::clone(&found.file), seed, FIRST_RECORD_AT)?;
-        if let Some(index) = &found.index {
-            walk.end_at(index.facts.data_end);
+        if let Some(facts) = found.facts {
+            walk.end_at(facts.data_end);
         }
         let synced = following.map_or(0, |next| next.headless.unwrap_or(next.first));
+        let synced = synced.max(found.facts.map_or(0, |facts| facts.next));
         Ok(Scan {
             disk,
             found,
             walk,
             position: snapshot.position,
-            following: following.filter(|next| next.headless.is_none()).map(|next| next.first),
+            following: found.facts.map(|facts| facts.next).or_else(|| {
+                following.filter(|next| next.headless.is_none()).map(|next| next.first)
+            }),
             synced: synced.max(snapshot.position).max(found.headless.unwrap_or(0)),
             expected: found.first,
             stage: Stage::default(),
@@ -146,6 +161,7 @@ impl<'a> Scan<'a> {
                         Shared::segment_path(self.found.id),
                         header.number
                     ));
+                    tail.damage.push(self.bad_payload(&header));
                     self.take(&header, tail);
                 }
                 _ => {
@@ -232,13 +248,21 @@ impl<'a> Scan<'a> {
         let torn = self.walk.peek()?.filter(|header| self.is_next(header));
         let ahead = self.look_ahead()?;
         self.walk.at = at;
+        // What lay between this segment and the next may have been given back, and only its index,
+        // which is gone, would know.
+        let let_go = self.found.facts.is_none()
+            && self.following.is_some_and(|following| following <= self.position);
+        if let_go && ahead.is_none() && torn.is_none() {
+            return Ok(false);
+        }
         if self.expected < self.synced {
             let (to, number) = match ahead {
                 Some((to, number, _)) => (to, number),
-                None => (self.walk.end(), self.synced),
+                None => (self.walk.end(), self.following.unwrap_or(self.synced)),
             };
             let what = format!("records {} to {} are damaged", self.expected, number.max(1) - 1);
             self.set_aside(at, to, &what, tail)?;
+            tail.damage.push(self.damage(self.expected, number));
             self.expected = number;
             self.walk.at = to;
             return Ok(ahead.is_some());
@@ -253,6 +277,27 @@ impl<'a> Scan<'a> {
             self.set_aside(at, end, "the end of the log was never confirmed and is cut", tail)?;
         }
         Ok(false)
+    }
+
+    /// What is damaged where these records should be: the index says whose they are, if there is one.
+    fn damage(&self, first: MessageNumber, next: MessageNumber) -> Damage {
+        let file = Shared::segment_path(self.found.id);
+        let messages = self.found.index.as_ref().and_then(|index| index.messages().ok());
+        let (receivers, complete) = match messages {
+            Some(messages) => (messages.receivers(self.found.first, first, next), true),
+            None => (Vec::new(), false),
+        };
+        Damage { file, first, next, receivers, complete }
+    }
+
+    /// A message whose receivers are known and whose payload is not.
+    fn bad_payload(&self, header: &RecordHeader) -> Damage {
+        let (first, next) = (header.number, header.number + 1);
+        let file = Shared::segment_path(self.found.id);
+        let message = MessageRecord::parse(self.walk.body(header));
+        let receivers = message.map(|message| message.peers().map(|peer| (peer, 1)).collect());
+        let (receivers, complete) = (receivers.unwrap_or_default(), true);
+        Damage { file, first, next, receivers, complete }
     }
 
     /// Copies bytes that are passed over to the quarantine, and says so.
@@ -286,23 +331,13 @@ impl<'a> Scan<'a> {
         index.absorb(&mut self.stage);
         tail.segments.push(Scanned {
             id: self.found.id,
-            next: self.following.unwrap_or(self.expected),
+            next: self.following.map_or(self.expected, |next| next.min(self.expected)),
             data_end: self.data_end,
             file_bytes,
             index,
         });
         Ok(())
     }
-}
-
-/// Copies bytes to the quarantine and says where they are.
-pub(super) fn keep_aside(disk: &dyn Disk, name: &str, bytes: &[u8]) -> io::Result<String> {
-    let aside = format!("quarantine/{name}");
-    let file = disk.create(&aside)?;
-    file.write_at(&[IoSlice::new(bytes)], 0)?;
-    file.sync()?;
-    disk.sync_dir("quarantine")?;
-    Ok(aside)
 }
 
 impl Tail {

@@ -14,12 +14,23 @@ const SLICES_MAX: usize = 1024;
 #[derive(Debug)]
 pub struct RealDisk {
     root: PathBuf,
+    /// Whether anything may be changed.
+    writable: bool,
 }
 
 impl RealDisk {
     /// The disk whose paths are relative to `root`.
     pub fn new(root: impl Into<PathBuf>) -> RealDisk {
-        RealDisk { root: root.into() }
+        RealDisk { root: root.into(), writable: true }
+    }
+
+    /// The same, for looking only: every change fails.
+    pub fn read_only(root: impl Into<PathBuf>) -> RealDisk {
+        RealDisk { root: root.into(), writable: false }
+    }
+
+    fn may_write(&self) -> io::Result<()> {
+        if self.writable { Ok(()) } else { Err(io::ErrorKind::ReadOnlyFilesystem.into()) }
     }
 
     fn path(&self, path: &str) -> PathBuf {
@@ -29,6 +40,7 @@ impl RealDisk {
 
 impl Disk for RealDisk {
     fn create(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.may_write()?;
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -39,15 +51,17 @@ impl Disk for RealDisk {
     }
 
     fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let file = OpenOptions::new().read(true).write(true).open(self.path(path))?;
+        let file = OpenOptions::new().read(true).write(self.writable).open(self.path(path))?;
         Ok(Arc::new(RealFile(file)))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.may_write()?;
         fs::rename(self.path(from), self.path(to))
     }
 
     fn unlink(&self, path: &str) -> io::Result<()> {
+        self.may_write()?;
         fs::remove_file(self.path(path))
     }
 
@@ -63,6 +77,7 @@ impl Disk for RealDisk {
     }
 
     fn make_dir(&self, dir: &str) -> io::Result<()> {
+        self.may_write()?;
         let path = self.path(dir);
         match fs::create_dir(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => fs::create_dir_all(&path),
@@ -83,8 +98,8 @@ impl Disk for RealDisk {
     fn lock(&self, path: &str) -> io::Result<Box<dyn Send + Sync>> {
         let file = OpenOptions::new()
             .read(true)
-            .write(true)
-            .create(true)
+            .write(self.writable)
+            .create(self.writable)
             .truncate(false)
             .open(self.path(path))?;
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;

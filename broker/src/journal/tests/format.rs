@@ -196,10 +196,15 @@ fn index() -> String {
         directory.extend_from_slice(&(refs.len() as u32).to_be_bytes());
         directory.extend_from_slice(&crc32c(&refs).to_be_bytes());
     }
-    let tail = [&messages[..], &settles, &directory, &refs, &refs].concat();
+    let mut settle_directory = 5u32.to_be_bytes().to_vec();
+    settle_directory.extend_from_slice(&0x2a_u64.to_be_bytes());
+    settle_directory.extend_from_slice(&0u32.to_be_bytes());
+    settle_directory.extend_from_slice(&(settles.len() as u32).to_be_bytes());
+    settle_directory.extend_from_slice(&crc32c(&settles).to_be_bytes());
+    let tail = [&messages[..], &settle_directory, &settles, &directory, &refs, &refs].concat();
     assert_eq!(&bytes[FILE_HEADER_BYTES + 64..], tail, "the parts of an index");
     let part = |part: &[u8]| (Number(part.len() as u64), Crc(crc32c(part)));
-    let [(m, mc), (s, sc), (d, dc)] = [part(&messages), part(&settles), part(&directory)];
+    let [(m, mc), (s, sc), (d, dc)] = [part(&messages), part(&settle_directory), part(&directory)];
     let fields = [
         Field(48, "file header, `IDX`", Part),
         Field(8, "first number of the segment", Number(0x2a)),
@@ -207,14 +212,16 @@ fn index() -> String {
         Field(8, "where its records end", Number(0x3a0)),
         Field(4, "bytes of *messages*", m),
         Field(4, "their CRC", mc),
-        Field(4, "bytes of *settles*", s),
-        Field(4, "their CRC", sc),
+        Field(4, "bytes of the *settle directory*", s),
+        Field(4, "its CRC", sc),
         Field(4, "bytes of the *directory*", d),
         Field(4, "its CRC", dc),
-        Field(12, "zero", Number(0)),
+        Field(4, "bytes of *settles*", Number(settles.len() as u64)),
+        Field(8, "zero", Number(0)),
         Field(4, "CRC of the 60 bytes before", Crc(crc32c(&bytes[48..108]))),
         Field(messages.len(), "*messages*", Part),
-        Field(settles.len(), "*settles*", Part),
+        Field(settle_directory.len(), "*settle directory*", Part),
+        Field(settles.len(), "*settles*, peer by peer", Part),
         Field(directory.len(), "*directory*", Part),
         Field(2 * refs.len(), "*refs*, peer by peer", Part),
     ];

@@ -1,11 +1,16 @@
 //! The journal tested as a whole.
 
+mod checkpoints;
 mod compact;
 mod crash;
 mod damage;
 mod format;
 mod history;
+mod indexes;
+mod lost;
 mod model;
+mod offline;
+mod rig;
 mod threads;
 
 use super::Options;

@@ -1,0 +1,124 @@
+//! Finding a checkpoint to start from: there are two copies, and one that is sound is enough.
+//!
+//! Both are written before anything goes that only they make dispensable, so that either of them and
+//! the log behind it are the whole truth, whichever is newer.
+
+use super::super::checkpoint::{self, Snapshot};
+use super::super::error::OpenError;
+use super::super::format::HeaderError;
+use super::super::index::replace_file;
+use super::super::keeper::CHECKPOINT_PATHS;
+use super::super::storage::Disk;
+use super::Owner;
+use super::aside::move_aside;
+use bytes::Bytes;
+use restante_protocol::id::MessageNumber;
+use std::io;
+
+/// What the copies said, and the newest sound one.
+type Read = (Checkpoints, Option<(Snapshot, Bytes)>);
+
+/// What the copies of the checkpoint said.
+pub(super) struct Checkpoints {
+    /// Position of the newest that is sound.
+    position: Option<MessageNumber>,
+    /// Its bytes, for mending the others.
+    sound: Vec<u8>,
+    /// Those that are there and are not.
+    bad: Vec<Bad>,
+}
+
+struct Bad {
+    path: &'static str,
+    detail: String,
+    foreign: bool,
+}
+
+impl Checkpoints {
+    /// Reads all copies and changes nothing. Returns what the newest sound one says, too.
+    pub(super) fn read(disk: &dyn Disk, owner: &mut Owner) -> Result<Read, OpenError> {
+        let mut all = Checkpoints { position: None, sound: Vec::new(), bad: Vec::new() };
+        let mut newest = None;
+        for path in CHECKPOINT_PATHS {
+            let bytes = match read_whole(disk, path) {
+                Ok(bytes) => bytes,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => {
+                    all.bad.push(Bad { path, detail: error.to_string(), foreign: false });
+                    continue;
+                }
+            };
+            match checkpoint::decode(&bytes) {
+                Ok((header, ..)) if header.node != owner.node || header.seed != owner.seed => {
+                    let detail = format!("it was written by node {:04x}", header.node.0);
+                    all.bad.push(Bad { path, detail, foreign: true });
+                }
+                Ok((header, snapshot, application)) => {
+                    owner.epoch = owner.epoch.max(header.epoch);
+                    if all.position.is_none_or(|position| snapshot.position > position) {
+                        all.position = Some(snapshot.position);
+                        all.sound = bytes;
+                        newest = Some((snapshot, application));
+                    }
+                }
+                Err(newer @ HeaderError::Newer(_)) => {
+                    return Err(newer.for_file(&disk.describe(path)));
+                }
+                Err(HeaderError::Damaged(detail)) => {
+                    all.bad.push(Bad { path, detail: detail.to_owned(), foreign: false });
+                }
+            }
+        }
+        Ok((all, newest))
+    }
+
+    /// Whether nothing says what was known: neither is there a copy that is sound, nor does the log
+    /// that is there (`first` is its first number, `gaps` whether some of it is missing) go back to
+    /// its beginning.
+    pub(super) fn check(&self, disk: &dyn Disk, first: u64, gaps: bool) -> Result<(), OpenError> {
+        if self.position.is_some() || (first <= 1 && !gaps) {
+            return Ok(());
+        }
+        let path = disk.describe(self.bad.first().map_or(CHECKPOINT_PATHS[0], |bad| bad.path));
+        if let Some(bad) = self.bad.iter().find(|bad| bad.foreign) {
+            return Err(OpenError::Foreign { path, detail: bad.detail.clone() });
+        }
+        let detail = match self.bad.first() {
+            Some(bad) => format!(
+                "{}; there is no other copy, and the log before record {first} is gone",
+                bad.detail
+            ),
+            None if gaps => "it is missing, and so is some of the log".to_owned(),
+            None => format!("it is missing, and the log before record {first} is gone"),
+        };
+        Err(OpenError::Damaged { path, detail })
+    }
+
+    /// Sets bad copies aside and writes good ones in their place. Says what it did.
+    pub(super) fn mend(&self, disk: &dyn Disk) -> io::Result<Vec<String>> {
+        let mut findings = Vec::new();
+        for Bad { path, detail, .. } in &self.bad {
+            let aside = move_aside(disk, path, path)?;
+            let instead = match self.position {
+                Some(position) => {
+                    replace_file(disk, path, &self.sound)?;
+                    format!("the copy taken at record {position} is used")
+                }
+                None => "all of the log is read instead".to_owned(),
+            };
+            findings.push(format!("{path}: {detail}; {instead}; it was set aside as {aside}"));
+        }
+        if !self.bad.is_empty() {
+            disk.sync_dir("")?;
+        }
+        Ok(findings)
+    }
+}
+
+fn read_whole(disk: &dyn Disk, path: &str) -> io::Result<Vec<u8>> {
+    let file = disk.open(path)?;
+    let len = file.length()?;
+    let mut bytes = Vec::new();
+    file.read_at(0, usize::try_from(len).unwrap_or(usize::MAX), &mut bytes)?;
+    Ok(bytes)
+}

@@ -1,0 +1,126 @@
+//! Checkpoints that are damaged, foreign or gone: one of the two copies is enough, and so is the log
+//! where it goes back to its beginning.
+
+use super::super::OpenError;
+use super::super::storage::Disk;
+use super::super::storage::sim::SimDisk;
+use super::rig::{Rig, names};
+
+const COPIES: [&str; 2] = ["checkpoint", "checkpoint.copy"];
+
+/// Opens, and holds what is found against what was there before.
+fn reopened(before: &Rig, disk: &SimDisk) -> Rig {
+    let rig = Rig::open(disk).expect("opens");
+    assert_eq!(rig.lanes(), before.lanes());
+    let recovered = &rig.engine.recovered;
+    match &recovered.checkpoint {
+        Some(state) => assert_eq!(
+            (&state[..], &recovered.admin[..]),
+            (&b"state"[..], &["after"].map(Into::into)[..])
+        ),
+        None => assert_eq!(recovered.admin, ["before", "after"].map(bytes::Bytes::from)),
+    }
+    rig
+}
+
+#[test]
+fn either_copy_of_the_checkpoint_is_enough_and_mends_the_other() {
+    let before = Rig::with_history(true);
+    let disk = before.crashed();
+    let len = disk.bytes_of(COPIES[0]).unwrap().len();
+    assert_eq!(disk.bytes_of(COPIES[0]), disk.bytes_of(COPIES[1]));
+    for copy in COPIES {
+        for at in (0..len).step_by(7) {
+            if (8..12).contains(&at) {
+                // A higher version is no damage.
+                continue;
+            }
+            let damaged = disk.copy();
+            damaged.damage(copy, |bytes| bytes[at] ^= 0x11);
+            let said = reopened(&before, &damaged).said();
+            assert!(said.contains(copy) && said.contains("set aside"), "byte {at}: {said}");
+            assert_eq!(damaged.bytes_of(COPIES[0]), damaged.bytes_of(COPIES[1]), "mended");
+            assert!(damaged.bytes_of(&format!("quarantine/{copy}")).is_some(), "kept");
+        }
+        for to in [0, 1, 47, 60, len - 1] {
+            let cut = disk.copy();
+            cut.damage(copy, |bytes| bytes.truncate(to));
+            reopened(&before, &cut);
+            assert_eq!(cut.bytes_of(COPIES[0]), cut.bytes_of(COPIES[1]), "mended");
+        }
+        let gone = disk.copy();
+        gone.unlink(copy).unwrap();
+        assert_eq!(reopened(&before, &gone).said(), "");
+    }
+}
+
+#[test]
+fn without_a_checkpoint_a_log_that_is_not_whole_is_refused_and_left_alone() {
+    let disk = Rig::with_history(true).crashed();
+    for both in [true, false] {
+        let damaged = disk.copy();
+        for copy in COPIES {
+            match both {
+                true => damaged.damage(copy, |bytes| bytes[50] ^= 1),
+                false => damaged.unlink(copy).unwrap(),
+            }
+        }
+        let before = names(&damaged);
+        match Rig::open(&damaged) {
+            Err(OpenError::Damaged { path, detail }) => {
+                assert!(
+                    path.contains("checkpoint") && detail.contains("log before record"),
+                    "{detail}"
+                );
+            }
+            other => panic!("{:?}", other.err()),
+        }
+        assert_eq!(names(&damaged), before, "nothing was moved");
+    }
+}
+
+#[test]
+fn a_whole_log_needs_no_checkpoint() {
+    let before = Rig::with_history(false);
+    let disk = before.crashed();
+    for copy in COPIES {
+        disk.damage(copy, |bytes| bytes[60] ^= 1);
+    }
+    let rig = reopened(&before, &disk.copy());
+    assert!(rig.engine.recovered.checkpoint.is_none());
+    assert!(COPIES.iter().all(|copy| rig.said().contains(copy)), "{}", rig.said());
+    // With a segment of it gone, nothing can tell what was in there.
+    disk.unlink(&before.segments()[1]).unwrap();
+    match Rig::open(&disk) {
+        Err(OpenError::Damaged { .. }) => {}
+        other => panic!("{:?}", other.err()),
+    }
+}
+
+#[test]
+fn a_checkpoint_of_another_journal_or_a_newer_program_is_not_believed() {
+    let before = Rig::with_history(true);
+    let disk = before.crashed();
+    let mut stranger = disk.bytes_of(COPIES[0]).unwrap();
+    // Another node's, and sound.
+    stranger[16..18].copy_from_slice(&[0, 9]);
+    let crc = super::super::format::crc32c(&stranger[..44]);
+    stranger[44..48].copy_from_slice(&crc.to_be_bytes());
+    for copy in COPIES {
+        let foreign = disk.copy();
+        foreign.damage(copy, |bytes| bytes.clone_from(&stranger));
+        let said = reopened(&before, &foreign).said();
+        assert!(said.contains("node 0009"), "{said}");
+        assert_eq!(foreign.bytes_of(&format!("quarantine/{copy}")), Some(stranger.clone()));
+
+        let newer = disk.copy();
+        newer.damage(copy, |bytes| bytes[11] = 2);
+        match Rig::open(&newer) {
+            Err(OpenError::Newer { version: 2, path, .. }) => assert!(path.contains(copy)),
+            other => panic!("{:?}", other.err()),
+        }
+    }
+    let foreign = disk.copy();
+    COPIES.iter().for_each(|copy| foreign.damage(copy, |bytes| bytes.clone_from(&stranger)));
+    assert!(matches!(Rig::open(&foreign), Err(OpenError::Foreign { .. })));
+}

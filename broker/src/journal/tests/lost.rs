@@ -1,0 +1,130 @@
+//! Damage to the log itself: told with whose messages are concerned, remembered, and the rest served.
+
+use super::super::storage::Disk;
+use super::super::storage::sim::SimDisk;
+use super::rig::Rig;
+use super::{A, B};
+use restante_actors::journal::{Damage, LookupError};
+use restante_protocol::id::{MessageNumber, PeerId};
+
+/// Flips a bit in the head of the record with this number in the last segment.
+fn break_record(rig: &Rig, disk: &SimDisk, number: MessageNumber) -> String {
+    let path = rig.segments().pop().unwrap();
+    disk.damage(&path, |bytes| {
+        let at = bytes.windows(8).position(|w| w == number.to_be_bytes()).expect("its number");
+        bytes[at] ^= 1;
+    });
+    path
+}
+
+fn damage_of(rig: &Rig) -> &[Damage] {
+    &rig.engine.recovered.damage
+}
+
+/// The receivers of a message of the rig, by its number.
+fn expected(number: MessageNumber) -> Vec<PeerId> {
+    [&[A][..], &[B], &[A, B]][(number % 3) as usize].to_vec()
+}
+
+#[test]
+fn a_record_lost_from_the_tail_is_told_remembered_and_the_rest_served() {
+    let rig = Rig::with_history(true);
+    let disk = rig.crashed();
+    let number = rig.engine.shared.next_number() - 3;
+    let path = break_record(&rig, &disk, number);
+    let mut opened = Rig::open(&disk).unwrap();
+    let told = [Damage {
+        file: path,
+        first: number,
+        next: number + 1,
+        receivers: vec![],
+        complete: false,
+    }];
+    assert_eq!(damage_of(&opened), told);
+    for peer in [A, B] {
+        let mut was = rig.lane(peer);
+        if expected(number).contains(&peer) {
+            was.bodies.remove(&number).expect("it was open");
+        }
+        assert_eq!(opened.lane(peer), was, "{peer:?}");
+    }
+    let lookup = |rig: &Rig, number| rig.engine.shared.lookup(number).map(drop);
+    assert_eq!(lookup(&opened, number), Err(LookupError::Damaged));
+    assert_eq!(lookup(&opened, number + 1), Ok(()));
+    // Remembered by the checkpoint, when nothing finds the damage any more.
+    opened.checkpoint(b"later");
+    let again = Rig::open(&opened.crashed()).unwrap();
+    assert_eq!(damage_of(&again), []);
+    assert_eq!(lookup(&again, number), Err(LookupError::Damaged));
+}
+
+#[test]
+fn a_damaged_payload_is_told_with_its_receivers_and_found_when_its_turn_comes() {
+    let rig = Rig::with_history(false);
+    let disk = rig.crashed();
+    let number = rig.engine.shared.next_number() - 3;
+    let path = rig.segments().pop().unwrap();
+    let text = format!("message {number:>90}");
+    disk.damage(&path, |bytes| {
+        let at = bytes.windows(text.len()).position(|w| w == text.as_bytes()).expect("its text");
+        bytes[at + 20] ^= 1;
+    });
+    let opened = Rig::open(&disk).unwrap();
+    let receivers: Vec<_> = expected(number).into_iter().map(|peer| (peer, 1)).collect();
+    let told = [Damage { file: path, first: number, next: number + 1, receivers, complete: true }];
+    assert_eq!(damage_of(&opened), told);
+    for peer in [A, B] {
+        let damaged: Vec<_> = opened.lane(peer).damaged.into_iter().map(|(n, _)| n).collect();
+        let concerned = expected(number).contains(&peer);
+        assert_eq!(damaged, if concerned { vec![number] } else { vec![] }, "{peer:?}");
+    }
+}
+
+#[test]
+fn a_missing_segment_is_told_with_whose_messages_were_in_it() {
+    let rig = Rig::with_history(false);
+    let disk = rig.crashed();
+    let path = rig.segments().remove(1);
+    let (first, next) = {
+        let state = rig.engine.shared.state.lock();
+        (state.segments[1].first, state.segments[2].first)
+    };
+    let was: Vec<_> =
+        [A, B].map(|peer| (peer, rig.lane(peer).bodies.range(first..next).count() as u64)).to_vec();
+    disk.unlink(&path).unwrap();
+    let opened = Rig::open(&disk).unwrap();
+    let told = Damage { file: path.clone(), first, next, receivers: was, complete: true };
+    assert_eq!(damage_of(&opened), [told]);
+    assert_eq!(opened.engine.shared.lookup(first).map(drop), Err(LookupError::Damaged));
+    for peer in [A, B] {
+        let mut was = rig.lane(peer);
+        was.bodies.retain(|number, _| !(first..next).contains(number));
+        assert_eq!(opened.lane(peer), was);
+    }
+    drop(opened);
+    // Without its index too, what the checkpoint knows is told as the least.
+    disk.unlink(&path.replace(".seg", ".idx")).unwrap();
+    let opened = Rig::open(&disk).unwrap();
+    let damage = &damage_of(&opened)[0];
+    assert_eq!((damage.first, damage.next, damage.complete), (first, next, false));
+}
+
+#[test]
+fn a_segment_missing_behind_the_checkpoint_is_told() {
+    let mut rig = Rig::with_history(false);
+    rig.append(60);
+    rig.engine.writer.mark();
+    let disk = rig.crashed();
+    let paths = rig.segments();
+    let path = &paths[paths.len() - 2];
+    let (first, next) = {
+        let state = rig.engine.shared.state.lock();
+        (state.segments[paths.len() - 2].first, state.segments[paths.len() - 1].first)
+    };
+    disk.unlink(path).unwrap();
+    let opened = Rig::open(&disk).unwrap();
+    let damage = &damage_of(&opened)[0];
+    assert_eq!((damage.first, damage.next, damage.complete), (first, next, false));
+    assert!(opened.said().contains(&format!("records {first} to {} are missing", next - 1)));
+    assert_eq!(opened.engine.shared.lookup(first).map(drop), Err(LookupError::Damaged));
+}
