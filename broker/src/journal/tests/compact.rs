@@ -278,3 +278,27 @@ fn a_cold_segment_without_its_index_is_read_through_and_damage_in_it_is_named() 
     let lost: Vec<_> = waiting.iter().filter(|message| !read.contains(message)).collect();
     assert_eq!((read.len(), lost.len()), (waiting.len() - 1, 1));
 }
+
+#[test]
+fn what_was_settled_out_of_order_stays_settled_when_its_segments_become_one() {
+    let mut world = world();
+    let waiting = mixed(&mut world, 200);
+    let numbers: Vec<_> = waiting.iter().map(|(number, _)| *number).collect();
+    // Whole segments of B's are done, above its floor.
+    let done = &numbers[60..140];
+    world.engine.shared.settle(Settle::acked(B, 5, 0, done.to_vec()));
+    tidy_up(&mut world);
+    assert!(cold_segments(&world) > 0);
+    for round in 0..2 {
+        for number in done {
+            let ended = world.engine.shared.lookup(*number).unwrap().receivers.remove(0).1;
+            assert!(matches!(ended, Some(Ended::Settled { at_ms: 5, .. })), "{number}: {ended:?}");
+        }
+        // Again, as a replay of the log would: nothing is counted twice.
+        world.engine.shared.settle(Settle::acked(B, 6, 0, done.to_vec()));
+        world.write();
+        assert_eq!(world.engine.shared.state.lock().backlog(B).messages, 120, "round {round}");
+        let disk = world.disk.after_crash(None, &mut Dice(round));
+        reopen(&mut world, disk);
+    }
+}
