@@ -95,7 +95,7 @@ impl Keeper {
     }
 
     /// Does a slice of compaction.
-    fn compact(&mut self) -> io::Result<()> {
+    pub(super) fn compact(&mut self) -> io::Result<()> {
         self.rest = None;
         self.rest = self.compactor.turn(&self.shared, self.eager)?;
         while self.eager && self.rest.is_some() {
