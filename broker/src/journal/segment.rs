@@ -119,19 +119,15 @@ impl Walk {
         while at + RECORD_HEADER_BYTES as u64 <= self.end {
             let view = self.view(at, CHUNK_BYTES)?;
             // A segment is mostly unwritten after a crash: what begins with zeros only is passed
-            // over at the speed of memory. No record's header is all zero.
+            // over at the speed of memory, and not even read where the disk knows that it was never
+            // written. No record's header is all zero.
             let zeros = leading_zeros(view);
             if zeros > RECORD_HEADER_BYTES {
-                at += (zeros - RECORD_HEADER_BYTES) as u64;
+                let Some(data) = self.file.next_data(at + zeros as u64)? else { break };
+                at = data - RECORD_HEADER_BYTES as u64;
                 continue;
             }
-            let plausible = view.windows(RECORD_HEADER_BYTES).position(|head| {
-                // Kind and flags first: they rule out nearly everything.
-                is_known_kind(head[12])
-                    && head[13] <= FLAG_FIRST
-                    && numbers.contains(&be_u64(&head[16..]))
-            });
-            let Some(plausible) = plausible else {
+            let Some(plausible) = plausible_header(view, &numbers) else {
                 at += (view.len() - RECORD_HEADER_BYTES + 1) as u64;
                 continue;
             };
@@ -183,8 +179,46 @@ impl Walk {
     }
 }
 
+/// Where in `bytes` the first header may be that has one of these numbers. Bytes of a segment's
+/// earlier life are full of headers, with other numbers.
+fn plausible_header(bytes: &[u8], numbers: &RangeInclusive<u64>) -> Option<usize> {
+    const STEP: usize = 64;
+    let (low, high) = (numbers.start().to_be_bytes(), numbers.end().to_be_bytes());
+    // What all these numbers begin with. Kind, flags and this rule out nearly everything, by steps
+    // without a branch, which the compiler makes wide instructions of.
+    let (first, second_known) = (low[0], low[..2] == high[..2]);
+    let is_plausible = |head: &[u8]| {
+        is_known_kind(head[12])
+            & (head[13] <= FLAG_FIRST)
+            & (head[16] == first)
+            & ((head[17] == low[1]) | !second_known)
+    };
+    let last = bytes.len().checked_sub(RECORD_HEADER_BYTES)?;
+    let mut at = 0;
+    while at <= last {
+        let step = bytes.get(at..at + STEP + RECORD_HEADER_BYTES);
+        let none = step.is_some_and(|step| {
+            !(0..STEP).fold(false, |any, place| any | is_plausible(&step[place..place + 18]))
+        });
+        if !none {
+            let end = (at + STEP).min(last + 1);
+            let found = (at..end).find(|at| {
+                let head = &bytes[*at..];
+                is_plausible(head) && numbers.contains(&be_u64(&head[16..]))
+            });
+            if found.is_some() {
+                return found;
+            }
+        }
+        at += STEP;
+    }
+    None
+}
+
 fn is_known_kind(kind: u8) -> bool {
-    kind == KIND_MARK || (RecordKind::Message as u8..=RecordKind::Reference as u8).contains(&kind)
+    const FIRST: u8 = RecordKind::Message as u8;
+    const COUNT: u8 = RecordKind::Reference as u8 - FIRST + 1;
+    (kind == KIND_MARK) | (kind.wrapping_sub(FIRST) < COUNT)
 }
 
 /// Where the first record of a segment is.
@@ -194,4 +228,35 @@ pub(super) const FIRST_RECORD_AT: u64 = SEGMENT_HEADER_BYTES;
 fn leading_zeros(bytes: &[u8]) -> usize {
     const STEP: usize = 64;
     STEP * bytes.chunks_exact(STEP).take_while(|step| **step == [0; STEP]).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{RngCore, SeedableRng};
+
+    #[test]
+    fn a_plausible_header_is_found_wherever_it_is() {
+        let mut random = rand::rngs::SmallRng::seed_from_u64(7);
+        for numbers in [1..=(1 << 48), 70_000..=71_000, 255..=256] {
+            for at in [0, 1, 63, 64, 65, 130, 500, 1_000 - RECORD_HEADER_BYTES] {
+                let mut bytes = vec![0; 1_000];
+                random.fill_bytes(&mut bytes);
+                // Whatever else there may be by accident, no known kind.
+                bytes.iter_mut().for_each(|byte| *byte |= 0x80);
+                assert_eq!(plausible_header(&bytes, &numbers), None);
+                for kind in [RecordKind::Message as u8, RecordKind::Reference as u8, KIND_MARK] {
+                    bytes[at + 12] = kind;
+                    bytes[at + 13] = FLAG_FIRST;
+                    for number in [*numbers.start(), *numbers.end()] {
+                        bytes[at + 16..at + 24].copy_from_slice(&number.to_be_bytes());
+                        assert_eq!(plausible_header(&bytes, &numbers), Some(at), "{number} {kind}");
+                    }
+                    let beyond = numbers.end() + 1;
+                    bytes[at + 16..at + 24].copy_from_slice(&beyond.to_be_bytes());
+                    assert_ne!(plausible_header(&bytes, &numbers), Some(at));
+                }
+            }
+        }
+    }
 }

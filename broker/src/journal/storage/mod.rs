@@ -53,6 +53,11 @@ pub trait DiskFile: Send + Sync {
     /// Appends up to `len` bytes from `offset` on to `into` and says how many; fewer only at the end
     /// of the file.
     fn read_at(&self, offset: u64, len: usize, into: &mut Vec<u8>) -> io::Result<usize>;
+    /// The first offset from `offset` on at which there may be anything but zeroes; `None` when there
+    /// is nothing of the kind up to the end of the file. A storage that cannot tell answers `offset`.
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        Ok((offset < self.length()?).then_some(offset))
+    }
     /// Makes everything written so far durable. Never called again after it has failed once.
     fn sync(&self) -> io::Result<()>;
     /// Cuts the file to `len` bytes.
