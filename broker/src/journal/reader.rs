@@ -13,6 +13,7 @@ use restante_actors::journal::{Life, LookupError, Page, Read, ReadError, Stored}
 use restante_protocol::id::MessageNumber;
 use restante_protocol::record::{MESSAGE_FIXED_BYTES, MessageRecord, RECORD_HEADER_BYTES};
 use restante_protocol::refusal::{Code, Refusal};
+use std::ops::Range;
 use std::sync::mpsc::Receiver;
 use tokio::sync::oneshot::Sender;
 
@@ -47,11 +48,10 @@ pub(super) fn run(shared: &Shared, requests: &Receiver<Request>) {
 }
 
 /// Records that lie close together.
-pub(super) struct Extent {
+pub(super) struct Extent<'a> {
     pub(super) from: u64,
     pub(super) to: u64,
-    wanted: u64,
-    pub(super) refs: Vec<Ref>,
+    pub(super) refs: &'a [Ref],
 }
 
 impl Shared {
@@ -147,27 +147,36 @@ impl Shared {
         let file =
             self.segment_file(picked.segment).map_err(|error| bad(first, error.to_string()))?;
         let seed = Seed::new(self.seed, picked.segment);
-        page.messages.reserve(picked.refs.len());
-        for extent in extents(&picked.refs) {
+        let extents = extents(&picked.refs);
+        let total: u64 = extents.iter().map(|extent| extent.to - extent.from).sum();
+        let wanted: u64 =
+            picked.refs.iter().map(|entry| record_bytes(entry.length as usize) as u64).sum();
+        let mut bytes = Vec::with_capacity(total as usize);
+        for extent in &extents {
             let len = (extent.to - extent.from) as usize;
-            let mut bytes = Vec::with_capacity(len);
-            file.read_at(extent.from, len, &mut bytes)
-                .map_err(|error| bad(&extent.refs[0], error.to_string()))?;
-            // Slices keep the whole extent alive: worth it only where most of it is wanted.
-            let dense = extent.wanted * 4 >= (extent.to - extent.from) * 3;
-            let shared = dense.then(|| Bytes::from(std::mem::take(&mut bytes)));
-            let view = shared.as_deref().unwrap_or(&bytes);
-            for entry in &extent.refs {
+            let read = file.read_at(extent.from, len, &mut bytes);
+            let got = read.map_err(|error| bad(first, error.to_string()))?;
+            // A record that is cut off will be named when it is looked at.
+            bytes.resize(bytes.len() + len - got, 0);
+        }
+        // Slices keep all that was read alive: worth it only where most of it is wanted.
+        let shared = (wanted * 4 >= total * 3).then(|| Bytes::from(std::mem::take(&mut bytes)));
+        let view = shared.as_deref().unwrap_or(&bytes);
+        page.messages.reserve(picked.refs.len());
+        let mut at = 0;
+        for extent in &extents {
+            for entry in extent.refs {
                 let number = picked.first + u64::from(entry.number);
-                let from = (u64::from(entry.offset) - extent.from) as usize;
-                let (accepted_ms, at, to) =
+                let from = at + (u64::from(entry.offset) - extent.from) as usize;
+                let (accepted_ms, body) =
                     check(seed, view, from, number).map_err(|detail| bad(entry, detail))?;
                 let body = match &shared {
-                    Some(shared) => shared.slice(at..to),
-                    None => Bytes::copy_from_slice(&view[at..to]),
+                    Some(shared) => shared.slice(body),
+                    None => Bytes::copy_from_slice(&view[body]),
                 };
                 page.messages.push(Stored { number, accepted_ms, body });
             }
+            at += (extent.to - extent.from) as usize;
         }
         Ok(())
     }
@@ -188,8 +197,8 @@ impl Shared {
         }
         let mut bytes = Vec::with_capacity(len);
         file.read_at(offset, len, &mut bytes).ok()?;
-        let (_, at, to) = check(Seed::new(self.seed, segment), &bytes, 0, number).ok()?;
-        Some(Bytes::from(bytes).slice(at..to))
+        let (_, body) = check(Seed::new(self.seed, segment), &bytes, 0, number).ok()?;
+        Some(Bytes::from(bytes).slice(body))
     }
 
     /// Why nothing can be read, if so.
@@ -208,20 +217,23 @@ struct BadRecord {
 }
 
 /// Groups messages that lie close together.
-pub(super) fn extents(refs: &[Ref]) -> Vec<Extent> {
-    let mut extents: Vec<Extent> = Vec::new();
-    for entry in refs {
+pub(super) fn extents(refs: &[Ref]) -> Vec<Extent<'_>> {
+    let mut extents: Vec<Extent<'_>> = Vec::new();
+    let mut begin = 0;
+    for (at, entry) in refs.iter().enumerate() {
         let from = u64::from(entry.offset);
         let to = from + record_bytes(entry.length as usize) as u64;
         match extents.last_mut() {
             Some(extent)
                 if from <= extent.to + GAP_BYTES_MAX && to - extent.from <= EXTENT_BYTES_MAX =>
             {
-                extent.wanted += to - from;
                 extent.to = to;
-                extent.refs.push(*entry);
+                extent.refs = &refs[begin..=at];
             }
-            _ => extents.push(Extent { from, to, wanted: to - from, refs: vec![*entry] }),
+            _ => {
+                begin = at;
+                extents.push(Extent { from, to, refs: &refs[at..=at] });
+            }
         }
     }
     extents
@@ -233,7 +245,7 @@ fn check(
     bytes: &[u8],
     from: usize,
     number: MessageNumber,
-) -> Result<(u64, usize, usize), String> {
+) -> Result<(u64, Range<usize>), String> {
     let record = bytes.get(from..).unwrap_or_default();
     let header = match RecordHeader::check(seed, record) {
         Ok(header) => header,
@@ -249,5 +261,5 @@ fn check(
     let body = from + RECORD_HEADER_BYTES;
     let message = MessageRecord::parse(&bytes[body..to]).ok_or("not a message")?;
     let at = body + MESSAGE_FIXED_BYTES + message.receivers.len();
-    Ok((message.accepted_ms, at, to))
+    Ok((message.accepted_ms, at..to))
 }

@@ -155,7 +155,7 @@ impl Copying {
             let len = (extent.to - extent.from) as usize;
             let mut bytes = Vec::with_capacity(len);
             file.read_at(extent.from, len, &mut bytes)?;
-            for at in &extent.refs {
+            for at in extent.refs {
                 let from = (u64::from(at.offset) - extent.from) as usize;
                 let to = from + record_bytes(at.length as usize);
                 let number = live.first + u64::from(at.number);
