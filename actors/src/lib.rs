@@ -37,6 +37,9 @@ pub struct Limits {
     pub calls_max: usize,
     /// Bytes of bodies that all peers together may hold in memory while they cannot send them.
     pub queued_bytes_max: usize,
+    /// Bytes that the pages of backlog in all peers' hands may have together; beyond it a peer reads
+    /// in small ones.
+    pub page_bytes_max: usize,
     /// What a new peer is served with where its command is silent.
     pub peer_defaults: restante_protocol::admin::PeerSettings,
 }
@@ -48,6 +51,7 @@ impl Default for Limits {
             peers_max: 100_000,
             calls_max: 65_536,
             queued_bytes_max: 32 * 1024 * 1024,
+            page_bytes_max: 16 * 1024 * 1024,
             peer_defaults: restante_protocol::admin::PeerSettings::default(),
         }
     }

@@ -102,6 +102,7 @@ pub fn start(
         partition: PARTITION,
         maybe_sent,
         queued_bytes: Budget::new(limits.queued_bytes_max),
+        page_bytes: Budget::new(limits.page_bytes_max),
     });
     let (tell_fatal, fatal) = watch::channel(None);
     let tell_fatal = Arc::new(tell_fatal);

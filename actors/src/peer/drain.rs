@@ -231,6 +231,9 @@ impl Peer {
             self.shared.queued_bytes.give(self.budgeted - held);
             self.budgeted = held;
         }
+        if held == 0 && !self.reading {
+            self.give_back_page();
+        }
     }
 
     /// Publishes how the peer is, at most once per [`OBSERVE_EVERY`] unless a verdict changed.

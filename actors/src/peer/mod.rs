@@ -32,6 +32,8 @@ use std::time::Duration;
 
 /// Messages a mailbox holds while its peer is held back after crashes.
 const MAILBOX_CAPACITY: usize = 1_024;
+/// Bytes of backlog a peer may read at once however much the others hold.
+const PAGE_BYTES_MIN: usize = 8 * 1024;
 
 /// The actor that serves one peer.
 pub struct Peer {
@@ -54,6 +56,10 @@ pub struct Peer {
     observed_stale: bool,
     /// Bytes of bodies this peer counts against the budget all peers share.
     budgeted: usize,
+    /// Bytes that the last page it read may have, out of what all peers share.
+    page_budget: usize,
+    /// Whether a page is being read.
+    reading: bool,
     outgoing: Vec<Outgoing>,
     settled: Vec<MessageNumber>,
 }
@@ -93,6 +99,7 @@ impl Supervised for Peer {
         self.outgoing.clear();
         self.settled.clear();
         self.dirty = false;
+        self.reading = false;
         self.timer = None;
         self.dialling = None;
         self.park_condemned(now);
@@ -131,6 +138,26 @@ impl Peer {
 
     fn give_back_budget(&mut self) {
         self.shared.queued_bytes.give(std::mem::take(&mut self.budgeted));
+        self.give_back_page();
+    }
+
+    fn give_back_page(&mut self) {
+        self.shared.page_bytes.give(std::mem::take(&mut self.page_budget));
+    }
+
+    /// How large the next page may be: as large as is wanted, unless so many peers read at the same
+    /// time that there is only room for less.
+    fn take_page_budget(&mut self, wanted: usize) -> usize {
+        self.give_back_page();
+        let mut bytes = wanted;
+        while bytes > PAGE_BYTES_MIN {
+            if self.shared.page_bytes.take(bytes) {
+                self.page_budget = bytes;
+                return bytes;
+            }
+            bytes /= 2;
+        }
+        wanted.min(PAGE_BYTES_MIN)
     }
 
     fn report(&self, report: PeerReport) {
@@ -140,7 +167,9 @@ impl Peer {
     }
 
     /// Reads a stretch of the backlog for the core.
-    fn load(&mut self, read: Read, ctx: &mut Context<Self>) {
+    fn load(&mut self, mut read: Read, ctx: &mut Context<Self>) {
+        read.bytes_max = self.take_page_budget(read.bytes_max);
+        self.reading = true;
         let page = self.shared.journal.next(read).into_actor(self);
         ctx.spawn(page.map(move |page, peer, ctx| {
             peer.loaded(page);
@@ -149,6 +178,7 @@ impl Peer {
     }
 
     fn loaded(&mut self, page: Result<Page, ReadError>) {
+        self.reading = false;
         let now = clock::now();
         match page {
             Ok(page) => {

@@ -64,6 +64,8 @@ pub struct Shared {
     pub maybe_sent: MessageNumber,
     /// The memory that waiting bodies may take.
     pub queued_bytes: Budget,
+    /// The memory that pages of backlog may take.
+    pub page_bytes: Budget,
 }
 
 impl Shared {
@@ -144,6 +146,8 @@ pub fn spawn(config: PeerConfig, shared: &Arc<Shared>) -> Arc<Seat> {
         observed_at: Time::ZERO,
         observed_stale: false,
         budgeted: 0,
+        page_budget: 0,
+        reading: false,
         outgoing: Vec::new(),
         settled: Vec::new(),
     };
