@@ -51,6 +51,27 @@ fn a_node_of_its_own_is_gone_afterwards() {
 }
 
 #[test]
+fn a_deep_queue_survives_a_kill_and_is_drained() {
+    let scene = scene!("bench-backlog");
+    let parent = scene.path("parent");
+    std::fs::create_dir(&parent).expect("a directory");
+    let cli = Cli::of(env!("CARGO_BIN_EXE_restante-faulty"));
+    let parent_text = parent.to_str().expect("text");
+    let run = measured(
+        &cli,
+        &format!(
+            "bench backlog --messages 5001 --receivers 3 --receivers-per-connection 2 --size 300 --rest 0 --data-dir {parent_text}"
+        ),
+    );
+    assert_eq!([&run["messages"], &run["lost"], &run["duplicates"]], [5001, 0, 0], "{run}");
+    assert!(run["first_delivery_ms"].as_f64() > Some(0.0), "{run}");
+    assert!(run["memory_bytes_queued"].as_u64() > Some(0), "{run}");
+    assert!(run["disk_bytes_queued"].as_u64() > Some(5001 * 300), "{run}");
+    let left = std::fs::read_dir(&parent).expect("a directory").count();
+    assert_eq!(left, 0, "the data directory is removed");
+}
+
+#[test]
 fn loads_that_make_no_sense_are_refused() {
     let cli = Cli::of(env!("CARGO_BIN_EXE_restante-faulty"));
     for (args, said) in [

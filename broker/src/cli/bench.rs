@@ -20,9 +20,11 @@
 //!        │    tally.rs         who has what                payload.rs what a message says
 //!        │    wire.rs          a connection as bytes       peers.rs   the peers it brings
 //!        ├─ bench/idle.rs      what peers cost that do nothing
+//!        ├─ bench/backlog.rs   a deep queue, a kill, a restart, a drain
 //!        └─ bench/report.rs    what it came to             meter.rs   what a process uses
 //! ```
 
+mod backlog;
 mod idle;
 mod load;
 mod meter;
@@ -65,6 +67,7 @@ pub(super) struct Args {
 #[derive(clap::Subcommand)]
 enum Mode {
     Idle(idle::Args),
+    Backlog(backlog::Args),
 }
 
 /// What is done to the node.
@@ -190,8 +193,10 @@ pub(super) fn run(args: Args, target: &Target, output: Output) -> Result<(), Fai
         return Err(Failure::new(Exit::Usage, what));
     }
     block_on(async {
-        if let Some(Mode::Idle(args)) = mode {
-            return idle::run(&args, target, output).await;
+        match mode {
+            Some(Mode::Idle(args)) => return idle::run(&args, target, output).await,
+            Some(Mode::Backlog(args)) => return backlog::run(&args, output).await,
+            None => {}
         }
         let subject = Subject::find(&node, target).await?;
         let measured = load::run(&load, &subject.server, subject.pid).await?;

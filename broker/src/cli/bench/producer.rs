@@ -2,11 +2,11 @@
 //! loop), many in one write.
 
 use super::super::{Exit, Failure};
-use super::Load;
 use super::pace::Beat;
 use super::payload::{Bodies, Stamp};
 use super::tally::{NotOpen, Tally};
 use super::wire::{Link, OUT_BYTES_MAX, unexpected};
+use super::{Load, Loop};
 use restante_protocol::codec::put_publish;
 use restante_protocol::control::Control;
 use restante_protocol::frame::{Frame, Publish};
@@ -99,9 +99,9 @@ impl Producer {
             first_sequence: link.welcome.next_sequence,
             sent: 0,
             unconfirmed: 0,
-            unconfirmed_max: match pace {
-                Pace::Closed => by_credit.min(u64::from(load.outstanding)),
-                Pace::Open(..) => by_credit,
+            unconfirmed_max: match load.pace() {
+                Loop::Closed => by_credit.min(u64::from(load.outstanding)),
+                Loop::Open(_) => by_credit,
             },
             fanout: load.fanout as usize,
             aliases: (0..count).chain(0..count).flat_map(u32::to_be_bytes).collect(),
