@@ -243,8 +243,15 @@ impl Shared {
         FileHeader { kind, epoch, node, id, created_ms, seed }
     }
 
-    /// A segment to write to: one that is ready, or else one made now.
+    /// A segment to write to: one that is ready, or else one made now. Its id is above those of all
+    /// that were taken before: recovery takes a segment for let go that a checkpoint does not name
+    /// although it names a younger one.
     pub(super) fn take_ready(&self) -> io::Result<Ready> {
+        if let Some(ready) = self.pool.lock().ready.pop_front() {
+            return Ok(ready);
+        }
+        // The keeper may be making one, which comes first.
+        let _making = self.making.lock();
         if let Some(ready) = self.pool.lock().ready.pop_front() {
             return Ok(ready);
         }
@@ -253,7 +260,11 @@ impl Shared {
 
     /// Makes segments ready until there are as many as there should be.
     pub(super) fn make_ready(&self) -> io::Result<()> {
-        while self.pool.lock().ready.len() < self.options.ready_segments {
+        loop {
+            let _making = self.making.lock();
+            if self.pool.lock().ready.len() >= self.options.ready_segments {
+                break;
+            }
             let ready = self.prepare_one()?;
             self.pool.lock().ready.push_back(ready);
         }

@@ -3,7 +3,7 @@
 //!
 //! Locks, in the order they may be taken: intake, state, pool, trouble. The intake is held for a push;
 //! the state for a batch of settles, a commit's counters or a page of positions; no lock is held over
-//! a disk access.
+//! a disk access, except by whoever makes a segment ready, against the other who might.
 
 use super::backup::Pins;
 use super::cache::Cache;
@@ -43,6 +43,8 @@ pub(super) struct Shared {
     pub(super) writer_wake: Condvar,
     pub(super) state: Mutex<State>,
     pub(super) pool: Mutex<Pool>,
+    /// Held while a segment is made ready, so that ids ascend in the order in which segments are used.
+    pub(super) making: Mutex<()>,
     pub(super) cache: Mutex<Cache>,
     /// Holds off all removals while a backup is taken.
     pub(super) pins: Pins,
@@ -199,6 +201,7 @@ impl Shared {
             writer_wake: Condvar::new(),
             state: Mutex::new(parts.state),
             pool: Mutex::new(parts.pool),
+            making: Mutex::new(()),
             cache: Mutex::new(Cache::default()),
             pins: Pins::default(),
             keeper: Mutex::new(KeeperWork::default()),

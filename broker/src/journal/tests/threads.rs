@@ -1,5 +1,7 @@
 //! The journal as the node uses it: on a real disk, with its threads.
 
+use super::super::recovery::{self, Engine};
+use super::super::storage::RealDisk;
 use super::super::{OpenError, open};
 use super::{A, B, Draft, batch_of, push_admin, push_message, small};
 use bytes::Bytes;
@@ -9,6 +11,8 @@ use restante_actors::journal::{
 use restante_protocol::id::{MessageNumber, PeerId};
 use restante_protocol::record::{Outcome, ParkRecord, SettleDetail};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 fn opened(dir: &Path) -> Opened {
@@ -226,6 +230,25 @@ fn segments_whose_messages_are_done_are_given_back_and_their_history_stays() {
     let (peer, ended) = &life.receivers[0];
     assert_eq!(*peer, A);
     assert!(matches!(ended, Some(Ended::Settled { at_ms: 0, attempts: 1, .. })), "{ended:?}");
+}
+
+#[test]
+fn ids_of_segments_ascend_in_the_order_of_use_whoever_makes_them_ready() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Arc::new(RealDisk::new(dir.path()));
+    let Engine { shared, .. } = recovery::open(disk, small(8 * 1024)).unwrap();
+    let done = AtomicBool::new(false);
+    let ids: Vec<u64> = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                shared.make_ready().unwrap();
+            }
+        });
+        let ids = (0..100).map(|_| shared.take_ready().unwrap().id).collect();
+        done.store(true, Ordering::Relaxed);
+        ids
+    });
+    assert!(ids.is_sorted_by(|a, b| a < b), "{ids:?}");
 }
 
 #[test]
