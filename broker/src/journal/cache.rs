@@ -35,8 +35,10 @@ impl Cache {
         self.tick
     }
 
-    /// Makes room by dropping the older half of what is kept.
+    /// Makes room by dropping the older half of what is kept, but never the newest: whoever has just
+    /// loaded it comes for it next, however large it is.
     fn shrink(&mut self, bytes_max: usize) {
+        let newest = self.tick;
         if self.files.len() > FILES_MAX {
             let median = median(self.files.values().map(|(tick, _)| *tick));
             self.files.retain(|_, (tick, _)| *tick > median);
@@ -44,7 +46,7 @@ impl Cache {
         if self.bytes > bytes_max {
             let ticks = self.refs.values().map(|(tick, _)| *tick);
             let median = median(ticks.chain(self.directories.values().map(|(tick, _)| *tick)));
-            self.refs.retain(|_, (tick, _)| *tick > median);
+            self.refs.retain(|_, (tick, _)| *tick > median || *tick == newest);
             self.directories.retain(|_, (tick, _)| *tick > median);
             let refs: usize = self.refs.values().map(|(_, refs)| refs.heap_bytes()).sum();
             let directories: usize = self.directories.values().map(|(_, d)| d.heap_bytes()).sum();
