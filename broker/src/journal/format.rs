@@ -87,10 +87,17 @@ impl HeaderError {
 }
 
 impl FileHeader {
+    /// What every file of this kind begins with.
+    pub(super) fn front(kind: FileKind) -> [u8; 8] {
+        let mut front = [0; 8];
+        front[..5].copy_from_slice(MAGIC);
+        front[5..].copy_from_slice(kind.tag());
+        front
+    }
+
     pub(super) fn encode(&self) -> [u8; FILE_HEADER_BYTES] {
         let mut bytes = [0; FILE_HEADER_BYTES];
-        bytes[..5].copy_from_slice(MAGIC);
-        bytes[5..8].copy_from_slice(self.kind.tag());
+        bytes[..8].copy_from_slice(&FileHeader::front(self.kind));
         bytes[8..12].copy_from_slice(&FORMAT_VERSION.to_be_bytes());
         bytes[12..16].copy_from_slice(&self.epoch.to_be_bytes());
         bytes[16..18].copy_from_slice(&self.node.0.to_be_bytes());
@@ -106,7 +113,7 @@ impl FileHeader {
         let Some(bytes) = bytes.first_chunk::<FILE_HEADER_BYTES>() else {
             return Err(HeaderError::Damaged("it is shorter than a file header"));
         };
-        if &bytes[..5] != MAGIC || &bytes[5..8] != kind.tag() {
+        if bytes[..8] != FileHeader::front(kind) {
             return Err(HeaderError::Damaged("it does not begin as a file of this kind does"));
         }
         // The version comes before the checksum: a newer format may sum differently.

@@ -180,8 +180,7 @@ fn read_owner(disk: &dyn Disk, options: &Options) -> Result<(Owner, bool), OpenE
             return Ok((Owner { node, seed, epoch }, false));
         }
         Err(newer @ HeaderError::Newer(_)) => return Err(newer.for_file(&path)),
-        // A first boot that was interrupted leaves nothing, zeroes, or less than a header.
-        Err(_) if bytes.iter().all(|byte| *byte == 0) || bytes.len() < FILE_HEADER_BYTES => {}
+        Err(_) if is_cut_short(&bytes) => {}
         Err(HeaderError::Damaged(detail)) => {
             return Err(OpenError::Foreign { path, detail: detail.to_owned() });
         }
@@ -202,6 +201,15 @@ fn read_owner(disk: &dyn Disk, options: &Options) -> Result<(Owner, bool), OpenE
     file.sync().map_err(io)?;
     disk.sync_dir("").map_err(io)?;
     Ok((owner, owner.epoch == 0))
+}
+
+/// Whether these bytes of a lock file are what an interrupted first boot leaves: nothing, or the front
+/// of a header, with or without zeroes behind it.
+fn is_cut_short(bytes: &[u8]) -> bool {
+    let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    let known = FileHeader::front(FileKind::Lock);
+    let front = written.min(known.len());
+    written < FILE_HEADER_BYTES && bytes[..front] == known[..front]
 }
 
 /// Should the lock file be lost, any segment knows the owner.
