@@ -72,6 +72,11 @@ pub(super) fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Engine, Open
         disk.make_dir(dir).map_err(io(dir))?;
     }
     let (checkpoints, newest) = Checkpoints::read(&*disk, &mut owner)?;
+    if newest.is_some() {
+        // The process that wrote it may have died before its name was durable. What the checkpoint
+        // lets go is about to be given up: an older one must not come back after that.
+        disk.sync_dir("").map_err(io(""))?;
+    }
     let (snapshot, application) = match newest {
         Some((snapshot, application)) => (snapshot, Some(application)),
         // Nothing can have been reclaimed or compacted yet.

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use restante_actors::journal::{BatchRecord, Damage, PublishedRun};
 use restante_protocol::id::{MessageNumber, PeerId};
 use restante_protocol::record::{MessageRecord, ParkRecord, RecordKind, SettleRecord};
-use std::io;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 /// What the tail of the log said.
@@ -115,6 +115,8 @@ struct Scan<'a> {
     /// The number the next record should have.
     expected: MessageNumber,
     stage: Stage,
+    /// Where the last commit that was read begins: everything before it is known to be synced.
+    unsure_from: u64,
     /// End of the last record that was read.
     data_end: u64,
 }
@@ -145,6 +147,7 @@ impl<'a> Scan<'a> {
             synced: synced.max(snapshot.position).max(found.headless.unwrap_or(0)),
             expected: found.first,
             stage: Stage::default(),
+            unsure_from: FIRST_RECORD_AT,
             data_end: FIRST_RECORD_AT,
         })
     }
@@ -181,6 +184,7 @@ impl<'a> Scan<'a> {
     fn take(&mut self, header: &RecordHeader, tail: &mut Tail) {
         if header.flags & FLAG_FIRST != 0 {
             self.synced = self.synced.max(header.number);
+            self.unsure_from = self.walk.at;
         }
         if header.kind != KIND_MARK {
             let offset = self.walk.at;
@@ -314,6 +318,18 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
+    /// Makes the end of the log what it was found to be. What was read of the last commit may be in
+    /// memory only, because the process that wrote it died before the sync or of it: after a sync that
+    /// failed, only bytes that are written again are written at all.
+    fn make_durable(&self) -> io::Result<()> {
+        let last_commit = self.walk.bytes(self.unsure_from, self.data_end)?;
+        self.found.file.write_at(&[IoSlice::new(&last_commit)], self.unsure_from)?;
+        if self.data_end < self.found.file_bytes {
+            self.found.file.truncate(self.data_end)?;
+        }
+        self.found.file.sync()
+    }
+
     /// Cuts the segment behind its last record and hands it over.
     fn finish(mut self, tail: &mut Tail, emptied: &mut Vec<u64>) -> io::Result<()> {
         if self.expected == self.found.first {
@@ -322,9 +338,8 @@ impl<'a> Scan<'a> {
         }
         tail.next = tail.next.max(self.expected);
         let mut file_bytes = self.found.file_bytes;
-        if self.following.is_none() && self.data_end < file_bytes {
-            self.found.file.truncate(self.data_end)?;
-            self.found.file.sync()?;
+        if self.following.is_none() {
+            self.make_durable()?;
             file_bytes = self.data_end;
         }
         let mut index = SegmentIndex::default();
