@@ -159,3 +159,46 @@ async fn a_peer_that_is_away_says_since_when_and_when_it_is_tried_again() {
     assert_eq!(status["health"], "unreachable");
     assert!(status["since"].as_u64() > Some(0) && status["why"].as_str() != Some(""), "{status}");
 }
+
+/// When the oldest message of a peer was accepted, as soon as there is one.
+async fn oldest(cli: &Cli, name: &str) -> u64 {
+    eventually("oldest", Duration::from_secs(20), async || {
+        info(cli, name)["status"]["oldest"].as_u64()
+    })
+    .await
+}
+
+/// When a message was accepted, by its id.
+fn accepted(cli: &Cli, id: &str) -> u64 {
+    let life = cli.run(&["message", "trace", "--json", id.trim()]).json();
+    life[0]["accepted"].as_u64().unwrap_or_else(|| panic!("{life:?}"))
+}
+
+#[tokio::test]
+async fn a_peer_without_a_link_says_since_when_its_oldest_message_waits() {
+    let (_scene, mut node, cli) = fresh("a_peer_without_a_link_says").await;
+    cli.ok(&["peer", "add", "away", "attach:"]);
+    assert_eq!(info(&cli, "away")["status"]["oldest"], Value::Null, "nothing waits");
+    let first = accepted(&cli, &cli.ok(&["pub", "--to", "away", "first"]));
+    assert_eq!(oldest(&cli, "away").await, first);
+    let second = accepted(&cli, &cli.ok(&["pub", "--to", "away", "second"]));
+    assert!(second > first, "two processes in one millisecond");
+    assert_eq!(oldest(&cli, "away").await, first);
+    let listed = cli.run(&["peer", "ls"]).json();
+    assert_eq!(listed[0]["oldest"], first, "{listed:?}");
+
+    node.kill();
+    node.restart().await;
+    assert_eq!(oldest(&cli, "away").await, first);
+
+    assert_eq!(cli.ok(&["sub", "away", "--raw", "-C", "1"]), "first\n");
+    eventually("the second is the oldest", Duration::from_secs(20), async || {
+        (oldest(&cli, "away").await == second).then_some(())
+    })
+    .await;
+    assert_eq!(cli.ok(&["sub", "away", "--raw", "-C", "1"]), "second\n");
+    eventually("nothing waits", Duration::from_secs(20), async || {
+        info(&cli, "away")["status"]["oldest"].is_null().then_some(())
+    })
+    .await;
+}

@@ -55,7 +55,7 @@ impl Handler<Drain> for Peer {
             };
             self.load(read, ctx);
         }
-        self.observe(now);
+        self.observe(now, ctx);
         self.arm(now, ctx);
     }
 }
@@ -237,12 +237,14 @@ impl Peer {
     }
 
     /// Publishes how the peer is, at most once per [`OBSERVE_EVERY`] unless a verdict changed.
-    fn observe(&mut self, now: Time) {
+    fn observe(&mut self, now: Time, ctx: &mut Context<Self>) {
         self.observed_stale = now.since(self.observed_at) < OBSERVE_EVERY;
         if !self.observed_stale {
             self.observed_at = now;
             self.rest();
-            *self.marks.observed.lock() = Some(self.core.snapshot(now));
+            let snapshot = self.snapshot(now);
+            self.ask_for_oldest(&snapshot, ctx);
+            *self.marks.observed.lock() = Some(snapshot);
         }
     }
 

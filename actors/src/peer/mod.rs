@@ -8,6 +8,7 @@
 
 mod drain;
 pub mod messages;
+mod oldest;
 mod started;
 
 pub use messages::*;
@@ -20,6 +21,7 @@ use crate::link::{Outgoing, SharedLink};
 use actix::prelude::*;
 use bytes::Bytes;
 use drain::Drain;
+use oldest::Oldest;
 use restante_protocol::delivery::Delivery;
 use restante_protocol::delivery::types::{Entry, Snapshot, Whereabouts};
 use restante_protocol::id::MessageNumber;
@@ -54,6 +56,8 @@ pub struct Peer {
     timer: Option<(Time, SpawnHandle)>,
     observed_at: Time,
     observed_stale: bool,
+    /// See [`oldest`].
+    oldest: Oldest,
     /// Bytes of bodies this peer counts against the budget all peers share.
     budgeted: usize,
     /// Bytes that the last page it read may have, out of what all peers share.
@@ -102,6 +106,7 @@ impl Supervised for Peer {
         self.reading = false;
         self.timer = None;
         self.dialling = None;
+        self.oldest = Oldest::Unknown;
         self.park_condemned(now);
         if let Some(attachment) = &self.link {
             // There is no need for the dial that a new core begins with.
@@ -426,7 +431,7 @@ impl Handler<Inspect> for Peer {
     type Result = MessageResult<Inspect>;
 
     fn handle(&mut self, _: Inspect, _: &mut Context<Self>) -> Self::Result {
-        MessageResult(Some::<Snapshot>(self.core.snapshot(clock::now())))
+        MessageResult(Some::<Snapshot>(self.snapshot(clock::now())))
     }
 }
 

@@ -1,6 +1,7 @@
 //! How a peer actor comes to life.
 
 use super::Peer;
+use super::oldest::Oldest;
 use crate::clock;
 use crate::directory::{Directory, Marks, Seat};
 use crate::health::{Health, PeerReport};
@@ -145,6 +146,7 @@ pub fn spawn(config: PeerConfig, shared: &Arc<Shared>) -> Arc<Seat> {
         timer: None,
         observed_at: Time::ZERO,
         observed_stale: false,
+        oldest: Oldest::Unknown,
         budgeted: 0,
         page_budget: 0,
         reading: false,

@@ -422,7 +422,10 @@ impl<B> Delivery<B> {
         let retry = self.retries.first().map(|(number, retry)| (number, retry.accepted_ms));
         let queued = self.queue.front().map(|entry| (entry.number, entry.accepted_ms));
         let held = self.held.first().and_then(|n| Some((n, self.held.accepted_ms(n)?)));
-        [straight, retry, queued, held].into_iter().flatten().min().map(|(_, ms)| ms)
+        let (number, ms) = [straight, retry, queued, held].into_iter().flatten().min()?;
+        // One that lies unread below it is older.
+        let is_first = number <= self.queue.cursor().saturating_add(1) || self.queue.is_attached();
+        is_first.then_some(ms)
     }
 
     fn stall(&self) -> Option<Stall> {

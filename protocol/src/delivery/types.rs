@@ -194,7 +194,7 @@ pub struct Snapshot {
     pub dial_failures: u32,
     /// When the link is tried next.
     pub next_attempt: Option<Time>,
-    /// Acceptance time of the oldest open message the core holds, if it holds it.
+    /// Acceptance time of the oldest open message, if the core holds it.
     pub oldest_ms: Option<u64>,
     /// Messages acked through this core.
     pub acked: u64,
