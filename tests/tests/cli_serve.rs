@@ -98,3 +98,21 @@ fn the_effective_configuration_is_shown_with_its_origins() {
     assert_eq!(line("tcp")["set_by"], "default");
     assert_eq!(cli.ok(&["config", "check"]), "");
 }
+
+#[tokio::test]
+async fn the_log_level_is_changed_while_the_node_runs() {
+    let scene = scene!("log-level");
+    let mut node = scene.node().start().await;
+    let cli = node.cli();
+    let said = cli.run(&["log-level", "error"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    cli.ok(&["peer", "add", "unsaid", "attach:"]);
+    cli.ok(&["log-level", "info"]);
+    cli.ok(&["peer", "add", "said", "attach:"]);
+    cli.run(&["log-level", "inof"]).failed(5, &["bad_setting", "inof"]);
+    cli.ok(&["peer", "add", "still", "attach:"]);
+    assert_eq!(node.stop().await, Some(0));
+    let added: Vec<Value> = node.events("peer_added");
+    let names: Vec<&Value> = added.iter().map(|event| &event["peer"]).collect();
+    assert_eq!(names, ["said", "still"], "{added:?}");
+}

@@ -162,8 +162,9 @@ fn the_readme_names_only_commands_there_are() {
     let named: BTreeSet<&str> = readme
         .split("restante ")
         .skip(1)
-        .map(|rest| rest.split(|c: char| !c.is_ascii_lowercase()).next().unwrap_or_default())
-        .filter(|word| !word.is_empty())
+        .map(|rest| rest.split(|c: char| c != '-' && !c.is_ascii_lowercase()).next())
+        .map(Option::unwrap_or_default)
+        .filter(|word| !word.is_empty() && !word.starts_with('-'))
         .collect();
     for verb in &named {
         assert!(

@@ -44,7 +44,7 @@ Times are UTC. Control characters in names, reasons and whatever else comes from
 an event is always one line. A field whose value is absent is left out. Events that others can cause
 at will are limited to 5 in 10 seconds for each peer or connection; `suppressed` says how many were
 left out. Levels: **error** look now, **warn** look today, **info** the node's life, **debug** for a
-closer look (`--log-filter debug`, or live by the admin message `log_filter`).
+closer look (`--log-filter debug`, or live with `restante log-level debug`).
 
 The questions the log answers alone: who is down, since when, how much waits and when is the next try
 (`peer_down`, `peer_failed`, `summary_peer`); what was refused, parked, purged (`message_refused`,

@@ -14,6 +14,7 @@ mod exec;
 mod exit;
 mod input;
 mod journal;
+mod log_level;
 mod message;
 mod node;
 mod output;
@@ -83,6 +84,7 @@ enum Verb {
     #[command(subcommand)]
     Message(message::Verb),
     Watch(watch::Args),
+    LogLevel(log_level::Args),
     Bench(Box<bench::Args>),
     #[command(subcommand)]
     Journal(journal::Verb),
@@ -123,6 +125,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Peer(verb) => peer::run(verb, target, output),
         Verb::Message(verb) => message::run(verb, target, output),
         Verb::Watch(args) => watch::run(&args, target, output),
+        Verb::LogLevel(args) => log_level::run(args, target),
         Verb::Bench(args) => bench::run(*args, target, output),
         Verb::Config(verb) => config::run(verb, output),
         Verb::Journal(verb) => journal::run(verb, output),

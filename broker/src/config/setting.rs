@@ -253,6 +253,15 @@ impl FromStr for LogFilter {
     type Err = String;
 
     fn from_str(filter: &str) -> Result<LogFilter, String> {
+        // As a filter it would be a module's name and silence everything else.
+        let is_typo = |word: &&str| {
+            word.is_empty()
+                || !word.contains(['=', '['])
+                    && word.parse::<tracing::level_filters::LevelFilter>().is_err()
+        };
+        if let Some(word) = filter.split(',').map(str::trim).find(is_typo) {
+            return Err(format!("expected levels like info or restante=debug, not {word:?}"));
+        }
         match tracing_subscriber::EnvFilter::builder().parse(filter) {
             Ok(_) => Ok(LogFilter(filter.to_owned())),
             Err(error) => Err(format!("expected levels like info or restante=debug: {error}")),

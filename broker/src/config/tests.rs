@@ -100,7 +100,11 @@ fn an_error_names_place_value_and_what_was_expected() {
     ] {
         assert_eq!(from_file(text).unwrap_err(), message, "{text}");
     }
-    assert!(from_file("log_filter = \"restante=loud\"").unwrap_err().contains("expected levels"));
+    for bad in ["restante=loud", "inof", "info,debog", ""] {
+        let error = from_file(&format!("log_filter = \"{bad}\"")).unwrap_err();
+        assert!(error.contains("expected levels"), "{error}");
+    }
+    assert!(from_file("log_filter = \"warn,restante=debug\"").is_ok());
     let missing = Sources { file: Some("/nowhere/r.toml".into()), ..Sources::default() };
     assert!(missing.load().unwrap_err().to_string().contains("/nowhere/r.toml"));
 }

@@ -11,7 +11,7 @@
 
 mod line;
 
-use crate::config::{Config, LogFormat};
+use crate::config::{Config, LogFilter, LogFormat};
 use line::{LineLayer, Style};
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, OnceLock};
@@ -34,9 +34,8 @@ impl LogHandle {
     /// # Errors
     /// The text is not a filter, or the log has ended; the former filter stays.
     pub fn set_filter(&self, filter: &str) -> Result<(), String> {
-        let parsed = EnvFilter::builder()
-            .parse(filter)
-            .map_err(|error| format!("not a level filter: {error}; try info or restante=debug"))?;
+        let filter: LogFilter = filter.parse()?;
+        let parsed = EnvFilter::builder().parse_lossy(filter.as_str());
         self.filter.reload(parsed).map_err(|error| error.to_string())
     }
 }
