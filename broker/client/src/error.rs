@@ -184,6 +184,12 @@ pub enum PublishError {
         /// Its length.
         bytes: usize,
     },
+    /// A header's name is empty or has a control character. Nothing was sent.
+    #[error("a header's name has at least one character and no control characters, not {name:?}")]
+    BadHeader {
+        /// As given, or its beginning.
+        name: String,
+    },
     /// The headers are too long. Nothing was sent.
     #[error("the headers have {bytes} bytes encoded, at most {max} are allowed")]
     HeadersTooLarge {

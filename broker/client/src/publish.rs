@@ -100,7 +100,8 @@ impl Publish {
         self
     }
 
-    /// Adds a header; headers keep their order.
+    /// Adds a header; headers keep their order. A name has at least one character, and none that
+    /// controls a terminal or ends a line.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), value.into()));
         self
@@ -131,6 +132,10 @@ impl Publish {
     pub(crate) fn encoded_headers(&self) -> Result<Option<Vec<u8>>, PublishError> {
         if self.headers.is_empty() {
             return Ok(None);
+        }
+        let is_bad = |name: &str| name.is_empty() || name.contains(char::is_control);
+        if let Some((name, _)) = self.headers.iter().find(|(name, _)| is_bad(name)) {
+            return Err(PublishError::BadHeader { name: name.chars().take(64).collect() });
         }
         let headers = encode_headers(&self.headers);
         if headers.len() > HEADERS_BYTES_MAX {

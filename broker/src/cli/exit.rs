@@ -1,5 +1,6 @@
 //! How the program ends: the exit codes that scripts rely on, and the failures that lead to them.
 
+use super::usage;
 use restante_protocol::refusal::{Code, Refusal};
 use std::fmt;
 use std::process::ExitCode;
@@ -50,6 +51,19 @@ impl Failure {
     /// A failure with its line.
     pub fn new(exit: Exit, message: impl fmt::Display) -> Failure {
         Failure { exit, message: message.to_string() }
+    }
+}
+
+impl Failure {
+    /// What is said of it: a wrong command line begins with a stable word, whoever found it wrong.
+    pub(super) fn line(&self) -> String {
+        let has_word = self.message.split_once(": ").is_some_and(|(word, _)| {
+            word == usage::WORD || Code::ALL.iter().any(|code| code.word() == word)
+        });
+        match self.exit {
+            Exit::Usage if !has_word => format!("{}: {}", usage::WORD, self.message),
+            _ => self.message.clone(),
+        }
     }
 }
 

@@ -23,6 +23,7 @@ mod publish;
 mod receive;
 mod serve;
 mod show;
+mod usage;
 mod values;
 mod watch;
 
@@ -102,12 +103,15 @@ enum Verb {
 
 /// Runs the program with this process's arguments.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage::tell(error).into(),
+    };
     match run(cli) {
         Ok(()) => Exit::Done.into(),
         Err(failure) => {
             if !failure.message.is_empty() {
-                output::note(&failure.message);
+                output::note(&failure.line());
             }
             failure.exit.into()
         }

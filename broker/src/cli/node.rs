@@ -136,6 +136,7 @@ impl From<PublishError> for Failure {
             | PublishError::TooManyReceivers { .. }
             | PublishError::BadName { .. }
             | PublishError::BadKey { .. }
+            | PublishError::BadHeader { .. }
             | PublishError::HeadersTooLarge { .. } => Exit::Usage,
             PublishError::TooLarge { .. } => Exit::Refused,
             PublishError::Refused(refused) => exit_of(refused.code),
@@ -151,9 +152,16 @@ impl From<PublishError> for Failure {
                 let code = Code::TooLarge;
                 Failure::new(exit, format_args!("{code}: {error}; {}", code.remedy()))
             }
+            PublishError::BadName { .. } => bad_name(&error),
             _ => Failure::new(exit, error),
         }
     }
+}
+
+/// A name that the client refused, in the words of the node.
+fn bad_name(error: &dyn std::fmt::Display) -> Failure {
+    let code = Code::BadName;
+    Failure::new(Exit::Usage, format_args!("{code}: {error}; {}", code.remedy()))
 }
 
 impl From<CallError> for Failure {
@@ -172,7 +180,7 @@ impl From<CallError> for Failure {
 impl From<AttachError> for Failure {
     fn from(error: AttachError) -> Failure {
         let exit = match &error {
-            AttachError::BadName { .. } => Exit::Usage,
+            AttachError::BadName { .. } => return bad_name(&error),
             AttachError::Refused { refusal, .. } if refusal.code == Code::UnknownReceiver => {
                 Exit::NotFound
             }

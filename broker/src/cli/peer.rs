@@ -75,7 +75,7 @@ pub(super) struct Settings {
     /// Most bytes in flight, 64KiB to 256MiB
     #[arg(long, allow_hyphen_values = true, value_name = "SIZE", value_parser = values::bytes)]
     window_bytes: Option<u64>,
-    /// How long an ack may take, 100ms to 1h
+    /// How long an ack may take, 100ms to 1h; a bare number counts seconds, here and below
     #[arg(long, allow_hyphen_values = true, value_name = "DURATION", value_parser = values::millis)]
     ack_timeout: Option<u64>,
     /// First wait after a failed connection, 10ms to 1h

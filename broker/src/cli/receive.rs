@@ -32,11 +32,13 @@ pub(super) struct Args {
     /// The peer to receive as
     name: Name,
     /// End after so many messages, and take no more from the node
-    #[arg(short = 'C', long = "count", value_name = "N")]
+    #[arg(short = 'C', long = "count", allow_hyphen_values = true, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// End after this time; with -C and fewer messages the exit code is 7
-    #[arg(short = 'W', long = "within", value_name = "SECONDS", value_parser = values::duration)]
+    /// End after this time (a bare number counts seconds); with -C and fewer messages the exit code
+    /// is 7
+    #[arg(short = 'W', long = "within", allow_hyphen_values = true, value_name = "DURATION")]
+    #[arg(value_parser = values::duration)]
     within: Option<Duration>,
     /// Write each payload as it is, and a newline
     #[arg(long, conflicts_with = "json")]
@@ -50,7 +52,7 @@ pub(super) struct Args {
     exec: Option<String>,
     /// Listen on this address for a node that dials, instead of attaching; the peer's URL is then
     /// tcp://ADDR
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = values::host_and_port)]
     listen: Option<String>,
 }
 

@@ -53,9 +53,21 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     number.checked_mul(factor).ok_or_else(expected)
 }
 
+/// `HOST:PORT`. Whether there is such a host, and whether the port is free, the system says.
+pub(crate) fn host_and_port(text: &str) -> Result<String, String> {
+    let parts = text.rsplit_once(':');
+    match parts.filter(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err("expected HOST:PORT, port 0 takes a free one".to_owned()),
+    }
+}
+
 /// `name:value`; blanks around the value are not part of it.
 pub(crate) fn header(text: &str) -> Result<(String, String), String> {
     match text.split_once(':') {
+        Some((name, _)) if name.contains(char::is_control) => {
+            Err("a header's name has no control characters".to_owned())
+        }
         Some((name, value)) if !name.trim().is_empty() => {
             Ok((name.trim().to_owned(), value.trim().to_owned()))
         }
@@ -139,6 +151,18 @@ mod tests {
     fn headers_split_at_the_first_colon() {
         assert_eq!(header("when: 12:30 "), Ok(("when".to_owned(), "12:30".to_owned())));
         assert!(header("novalue").is_err() && header(":x").is_err());
+        assert!(header("na\nme:x").unwrap_err().contains("control characters"));
+        assert_eq!(header("name:a\nb"), Ok(("name".to_owned(), "a\nb".to_owned())));
+    }
+
+    #[test]
+    fn an_address_has_a_host_and_a_port() {
+        for good in ["127.0.0.1:0", "localhost:7700", "[::1]:65535"] {
+            assert_eq!(host_and_port(good).as_deref(), Ok(good));
+        }
+        for bad in ["", "foo", "foo:", ":7", "foo:65536", "foo:-1"] {
+            assert!(host_and_port(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]
