@@ -122,7 +122,10 @@ async fn a_backup_of_a_running_node_starts_elsewhere_with_all_that_was_confirmed
     let dir = backup.to_str().expect("UTF-8");
     let taken = cli.run(&["backup", "--json", dir]).json();
     assert!(taken[0]["files"].as_u64() >= Some(2), "{taken:?}");
-    assert!(node.events("backup_taken").len() == 1);
+    eventually("the log says so", LIMIT, async || {
+        (node.events("backup_taken").len() == 1).then_some(())
+    })
+    .await;
     // The node goes on, and what comes later is not in it.
     cli.ok(&["pub", "--to", "a", "after"]);
     cli.run(&["backup", dir]).failed(5, &["not empty"]);

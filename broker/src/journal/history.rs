@@ -60,10 +60,11 @@ impl Shared {
         Ok(())
     }
 
-    /// Removes the oldest history beyond what is to be kept.
+    /// Removes the oldest history beyond what is to be kept; nothing while a backup is taken.
     pub(super) fn drop_old_history(&self) -> io::Result<()> {
         let now = (self.options.now_ms)();
         loop {
+            let Some(_leave) = self.pins.removal() else { return Ok(()) };
             let gone = {
                 let mut pool = self.pool.lock();
                 let kept: u64 = pool.history.iter().map(|note| note.bytes).sum();

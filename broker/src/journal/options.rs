@@ -44,6 +44,10 @@ pub struct Options {
     pub history_bytes_max: u64,
     /// How long it is kept after its segment went, in milliseconds.
     pub history_ms_max: u64,
+    /// A backup that takes longer is given up: what it holds back must be able to go.
+    pub backup_duration_max: Duration,
+    /// And one that holds back more bytes of log than this, which nothing needs any more but it.
+    pub backup_held_bytes_max: u64,
     /// Bytes of index parts kept in memory.
     pub cache_bytes: usize,
     /// Makes this journal's checksums unlike those of other journals. Kept as it was when the journal
@@ -74,6 +78,8 @@ impl Default for Options {
             disk_free_bytes_resume: 0,
             history_bytes_max: 256 * MIB,
             history_ms_max: 7 * 24 * 60 * 60 * 1000,
+            backup_duration_max: Duration::from_secs(6 * 60 * 60),
+            backup_held_bytes_max: 16 * 1024 * MIB,
             cache_bytes: 8 * MIB as usize,
             seed: rand::random(),
             node: NodeTag(rand::random()),

@@ -120,6 +120,8 @@ pub(super) struct Retired {
     pub(super) id: u64,
     pub(super) first: MessageNumber,
     pub(super) next: MessageNumber,
+    /// Where its records end.
+    pub(super) data_end: u64,
     pub(super) file_bytes: u64,
     pub(super) index_bytes: u64,
 }

@@ -7,6 +7,9 @@
 //! While a copy is taken nothing is given back and nothing is written over; commits go on and are not
 //! held up. What was confirmed before it began is in it; what came later is not. The manifest is
 //! written last: without it a directory is no backup.
+//!
+//! A copy that takes too long or holds back too much ([`Options`](super::Options)), or that runs into a
+//! full disk, is given up by name: a backup to a slow place must not fill the node's own.
 
 mod restore;
 mod take;
@@ -74,9 +77,10 @@ pub(super) struct Pins(Mutex<bool>);
 impl Pins {
     /// Nothing is removed or written over from here on, until the guard goes. Waits for a removal
     /// that is under way: a rename or two. `None` if all is pinned already.
-    fn pin(&self) -> Option<Pin<'_>> {
+    pub(super) fn pin(&self) -> Option<Pin<'_>> {
         let before = std::mem::replace(&mut *self.0.lock(), true);
-        (!before).then_some(Pin(self))
+        // Made only if it is wanted: one that is dropped ends the pin of the backup under way.
+        (!before).then(|| Pin(self))
     }
 
     /// Whether anything is pinned.
@@ -91,7 +95,8 @@ impl Pins {
     }
 }
 
-struct Pin<'a>(&'a Pins);
+/// Ends a pin when it goes.
+pub(super) struct Pin<'a>(&'a Pins);
 
 impl Drop for Pin<'_> {
     fn drop(&mut self) {

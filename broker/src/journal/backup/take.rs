@@ -4,7 +4,8 @@ use super::super::checkpoint::{self, Snapshot};
 use super::super::format::{FILE_HEADER_BYTES, KIND_MARK, Seed, is_cold, record_bytes};
 use super::super::history::HistoryNote;
 use super::super::keeper::CHECKPOINT_PATHS;
-use super::super::shared::Shared;
+use super::super::shared::{Retired, Shared};
+use super::super::storage::is_full;
 use super::super::survey::survey;
 use super::{BACKUP_FORMAT, Copy, Entry, MANIFEST, Manifest, copy_file, sync_dir};
 use restante_actors::journal::BackupTaken;
@@ -14,6 +15,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// A segment to be copied.
 struct Wanted {
@@ -52,23 +54,26 @@ pub(in crate::journal) fn take(shared: &Shared, dir: &Path) -> Result<BackupTake
     shared.wake_keeper();
     taken.map_err(|error| {
         let detail = format!("the backup in {} is not complete: {error}", dir.display());
-        Refusal::new(
-            if super::super::storage::is_full(&error) { Code::DiskFull } else { Code::Internal },
-            detail,
-        )
+        let code = match error.kind() {
+            _ if is_full(&error) => Code::DiskFull,
+            io::ErrorKind::TimedOut => Code::LimitReached,
+            _ => Code::Internal,
+        };
+        Refusal::new(code, detail)
     })
 }
 
 fn copy_all(shared: &Shared, dir: &Path) -> io::Result<BackupTaken> {
+    let since = Instant::now();
     let go_on = || match shared.refusal() {
         // Room that the pin holds back may be what the node needs.
         Some(refusal) => Err(io::Error::other(refusal.to_string())),
-        None => Ok(()),
+        None => within_bounds(shared, since),
     };
     for name in ["segments", "history"] {
         fs::create_dir(dir.join(name))?;
     }
-    let mut files = vec![copy_whole(shared, dir, "lock", FILE_HEADER_BYTES as u64)?];
+    let mut files = vec![copy_whole(shared, dir, "lock", FILE_HEADER_BYTES as u64, &go_on)?];
     let snapshot = copy_checkpoint(shared, dir, &mut files)?;
     // Older than what follows: everything from its position on is in the segments that follow.
     let (segments, next) = wanted(shared, snapshot.as_ref());
@@ -76,7 +81,7 @@ fn copy_all(shared: &Shared, dir: &Path) -> io::Result<BackupTaken> {
         copy_segment(shared, dir, &segment, next, &mut files, &go_on)?;
     }
     for note in history(shared) {
-        files.extend(if_there(copy_whole(shared, dir, &note, u64::MAX))?);
+        files.extend(if_there(copy_whole(shared, dir, &note, u64::MAX, &go_on))?);
     }
     for name in ["segments", "history"] {
         sync_dir(&dir.join(name))?;
@@ -95,6 +100,23 @@ fn copy_all(shared: &Shared, dir: &Path) -> io::Result<BackupTaken> {
     fs::rename(temporary, dir.join(MANIFEST))?;
     sync_dir(dir)?;
     Ok(taken)
+}
+
+/// Whether what the pin holds back may be held back any longer.
+fn within_bounds(shared: &Shared, since: Instant) -> io::Result<()> {
+    let options = &shared.options;
+    let ended = |why: String| Err(io::Error::new(io::ErrorKind::TimedOut, why));
+    if since.elapsed() >= options.backup_duration_max {
+        let seconds = options.backup_duration_max.as_secs();
+        return ended(format!("given up after {seconds} seconds, so that room can be given back"));
+    }
+    let dead = shared.state.lock().dead as u64 * options.segment_bytes;
+    let retired: u64 = shared.pool.lock().retired.iter().map(|retired| retired.file_bytes).sum();
+    let (held, held_max) = (dead + retired, options.backup_held_bytes_max);
+    if held > held_max {
+        return ended(format!("given up: it held back {held} bytes, at most {held_max} may be"));
+    }
+    Ok(())
 }
 
 /// Copies the newest sound checkpoint, if there is one.
@@ -135,12 +157,22 @@ fn wanted(shared: &Shared, snapshot: Option<&Snapshot>) -> (Vec<Wanted>, Message
     };
     let state = shared.state.lock();
     let segments = state.segments.iter().filter(|segment| !is_dead(segment.id));
-    let wanted = segments.map(|segment| Wanted {
-        id: segment.id,
-        first: segment.first,
-        data_end: segment.next.map(|_| segment.data_end),
-    });
-    (wanted.collect(), state.durable_next)
+    let mut wanted: Vec<Wanted> = segments
+        .map(|segment| Wanted {
+            id: segment.id,
+            first: segment.first,
+            data_end: segment.next.map(|_| segment.data_end),
+        })
+        .collect();
+    // The sources of a copy that the checkpoint does not name yet: it names them instead.
+    for retired in &shared.pool.lock().retired {
+        let Retired { id, first, data_end, .. } = *retired;
+        let is_noted = noted.iter().any(|note| note.id == id);
+        if is_noted && wanted.iter().all(|wanted| wanted.id != id) {
+            wanted.push(Wanted { id, first, data_end: Some(data_end) });
+        }
+    }
+    (wanted, state.durable_next)
 }
 
 /// Copies a segment up to its end, or up to the end of the log, and its index if there is one.
@@ -173,7 +205,7 @@ fn copy_segment(
     files.push(copy_file(&Arc::clone(&file), end, dir, &path, go_on)?);
     if segment.data_end.is_some() {
         let path = Shared::index_path(segment.id);
-        files.extend(if_there(copy_whole(shared, dir, &path, u64::MAX))?);
+        files.extend(if_there(copy_whole(shared, dir, &path, u64::MAX, go_on))?);
     }
     Ok(())
 }
@@ -182,10 +214,16 @@ fn history(shared: &Shared) -> Vec<String> {
     shared.pool.lock().history.iter().map(HistoryNote::path).collect()
 }
 
-fn copy_whole(shared: &Shared, dir: &Path, path: &str, bytes_max: u64) -> io::Result<Entry> {
+fn copy_whole(
+    shared: &Shared,
+    dir: &Path,
+    path: &str,
+    bytes_max: u64,
+    go_on: &impl Fn() -> io::Result<()>,
+) -> io::Result<Entry> {
     let file = shared.disk.open(path)?;
     let len = file.length()?.min(bytes_max);
-    copy_file(&file, len, dir, path, || Ok(()))
+    copy_file(&file, len, dir, path, go_on)
 }
 
 /// A file that may be missing: an index that has not been written yet is built again.

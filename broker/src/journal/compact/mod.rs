@@ -239,6 +239,8 @@ impl Shared {
     /// not name.
     pub(super) fn remove_retired(&self, kept: impl Fn(u64) -> bool) -> io::Result<()> {
         loop {
+            // A running backup may name them; they go with the next checkpoint after it.
+            let Some(_leave) = self.pins.removal() else { return Ok(()) };
             let retired = self.pool.lock().retired.iter().find(|r| !kept(r.id)).copied();
             let Some(Retired { id, first, next, file_bytes, .. }) = retired else { return Ok(()) };
             self.keep_history(id, first, next)?;
@@ -250,7 +252,7 @@ impl Shared {
 
 impl Retired {
     fn of(segment: &Segment) -> Option<Retired> {
-        let Segment { id, first, next, file_bytes, index_bytes, .. } = *segment;
-        Some(Retired { id, first, next: next?, file_bytes, index_bytes })
+        let Segment { id, first, next, data_end, file_bytes, index_bytes, .. } = *segment;
+        Some(Retired { id, first, next: next?, data_end, file_bytes, index_bytes })
     }
 }

@@ -1,5 +1,6 @@
 //! The journal tested as a whole.
 
+mod backup;
 mod checkpoints;
 mod compact;
 mod crash;
