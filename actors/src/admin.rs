@@ -17,7 +17,7 @@ use restante_protocol::limits::PEER_PAGE_MAX;
 use restante_protocol::record::Outcome;
 use restante_protocol::refusal::{Code, Refusal};
 use restante_protocol::status::{
-    BackupDone, Health, MessageState, MessageStatus, NodeStatus, PeerInfo, PeerStatus,
+    BackupDone, Health, MessageState, MessageStatus, NodeStatus, PeerInfo, PeerStatus, Quota,
     ReceiverStatus,
 };
 use restante_protocol::time::{Time, WallMillis};
@@ -60,6 +60,8 @@ pub struct Sources {
     pub node: NodeTag,
     /// The journal's epoch.
     pub epoch: u32,
+    /// What a peer without quotas of its own may take.
+    pub peer_share: Quota,
     /// Changes the log's filter.
     pub set_log_filter: SetLogFilter,
 }
@@ -158,7 +160,8 @@ impl Sources {
         };
         let restarts = seat.map_or(0, |seat| seat.marks.restarts.load(Relaxed));
         let status = self.status_of(&record, exact);
-        Ok(PeerInfo { status, settings: record.settings, restarts })
+        let quota = record.settings.quota(self.peer_share);
+        Ok(PeerInfo { status, settings: record.settings, quota, restarts })
     }
 
     fn status_of(&self, record: &PeerRecordView, exact: Option<Snapshot>) -> PeerStatus {

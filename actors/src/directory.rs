@@ -4,7 +4,7 @@
 //! last reported, and which message it has in hand. It is looked up here when a connection declares
 //! an alias or attaches, never per message.
 
-use crate::peer::Peer;
+use crate::peer::{Peer, Taken};
 use actix::Addr;
 use dashmap::DashMap;
 use parking_lot::Mutex;
@@ -33,6 +33,11 @@ pub struct Marks {
     pub waiting: AtomicU64,
     /// Bytes of their bodies.
     pub waiting_bytes: AtomicU64,
+    /// Messages handed over since the node started that `waiting` takes account of, whatever has
+    /// become of them since.
+    pub counted: AtomicU64,
+    /// Bytes of their bodies.
+    pub counted_bytes: AtomicU64,
     /// Parked messages.
     pub parked: AtomicU64,
     /// Messages acked since the node started.
@@ -53,10 +58,12 @@ pub struct Marks {
 }
 
 impl Marks {
-    /// Publishes how much waits, as the peer's core counts it.
-    pub fn set_waiting(&self, messages: u64, bytes: u64) {
+    /// Publishes how much waits, as the peer's core counts it after having been handed `taken`.
+    pub fn set_waiting(&self, messages: u64, bytes: u64, taken: Taken) {
         self.waiting.store(messages, Relaxed);
         self.waiting_bytes.store(bytes, Relaxed);
+        self.counted.store(taken.messages, Relaxed);
+        self.counted_bytes.store(taken.bytes, Relaxed);
     }
 
     /// Marks a message as being handled.

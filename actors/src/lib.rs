@@ -40,6 +40,10 @@ pub struct Limits {
     /// Bytes that the pages of backlog in all peers' hands may have together; beyond it a peer reads
     /// in small ones.
     pub page_bytes_max: usize,
+    /// Most messages waiting or parked, counted per receiver; 0: no limit.
+    pub messages_max: u64,
+    /// What a peer without quotas of its own may take.
+    pub peer_share: restante_protocol::status::Quota,
     /// What a new peer is served with where its command is silent.
     pub peer_defaults: restante_protocol::admin::PeerSettings,
 }
@@ -52,6 +56,8 @@ impl Default for Limits {
             calls_max: 65_536,
             queued_bytes_max: 32 * 1024 * 1024,
             page_bytes_max: 16 * 1024 * 1024,
+            messages_max: 0,
+            peer_share: restante_protocol::status::Quota::default(),
             peer_defaults: restante_protocol::admin::PeerSettings::default(),
         }
     }

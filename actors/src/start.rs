@@ -13,6 +13,7 @@ use actix::prelude::*;
 use restante_protocol::producers::Run;
 use restante_protocol::refusal::Refusal;
 use restante_protocol::state::{NodeState, StateError, StateLimits};
+use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::watch;
 
@@ -103,7 +104,9 @@ pub fn start(
         maybe_sent,
         queued_bytes: Budget::new(limits.queued_bytes_max),
         page_bytes: Budget::new(limits.page_bytes_max),
+        kept: AtomicI64::new(0),
     });
+    let peer_share = limits.peer_share;
     let (tell_fatal, fatal) = watch::channel(None);
     let tell_fatal = Arc::new(tell_fatal);
     let router = {
@@ -129,6 +132,7 @@ pub fn start(
             figures: Arc::clone(&figures),
             node,
             epoch: recovered.epoch,
+            peer_share,
             set_log_filter,
         };
         supervise::start_in(second, "admin", move || Admin::new(sources))?

@@ -5,6 +5,7 @@ pub mod bounds;
 use crate::id::PeerId;
 use crate::name::Name;
 use crate::refusal::{Code, named};
+use crate::status::Quota;
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// Where a receiver is reached.
@@ -41,10 +42,10 @@ pub struct PeerSettings {
     pub retry_schedule_ms: Vec<u64>,
     /// What is promised about order.
     pub order: Order,
-    /// Most messages waiting for this peer; 0: no limit of its own. Default 0.
-    pub queue_messages_max: u64,
-    /// Most bytes waiting for this peer; 0: no limit of its own. Default 0.
-    pub queue_bytes_max: u64,
+    /// Most messages waiting or parked for this peer; 0: the node's share for one peer. Default 0.
+    pub quota_messages: u64,
+    /// Most bytes waiting for this peer; 0: the node's share for one peer. Default 0.
+    pub quota_bytes: u64,
 }
 
 impl Default for PeerSettings {
@@ -57,13 +58,23 @@ impl Default for PeerSettings {
             backoff_ms_max: 60_000,
             retry_schedule_ms: vec![1_000, 5_000, 60_000, 600_000, 3_600_000],
             order: Order::Sent,
-            queue_messages_max: 0,
-            queue_bytes_max: 0,
+            quota_messages: 0,
+            quota_bytes: 0,
         }
     }
 }
 
 impl PeerSettings {
+    /// What the peer may take, where `share` is the node's for one peer.
+    #[must_use]
+    pub fn quota(&self, share: Quota) -> Quota {
+        let or = |own: u64, share: u64| if own == 0 { share } else { own };
+        Quota {
+            messages: or(self.quota_messages, share.messages),
+            bytes: or(self.quota_bytes, share.bytes),
+        }
+    }
+
     /// The values of `new` that differ from these, as `name=value` words, for the log.
     #[must_use]
     pub fn differences(&self, new: &PeerSettings) -> Vec<String> {
@@ -84,8 +95,8 @@ impl PeerSettings {
             backoff_ms_max,
             retry_schedule_ms,
             order,
-            queue_messages_max,
-            queue_bytes_max
+            quota_messages,
+            quota_bytes
         );
         words
     }
@@ -129,12 +140,12 @@ pub struct PeerPatch {
     /// See [`PeerSettings::order`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub order: Option<Order>,
-    /// See [`PeerSettings::queue_messages_max`].
+    /// See [`PeerSettings::quota_messages`].
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub queue_messages_max: Option<u64>,
-    /// See [`PeerSettings::queue_bytes_max`].
+    pub quota_messages: Option<u64>,
+    /// See [`PeerSettings::quota_bytes`].
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub queue_bytes_max: Option<u64>,
+    pub quota_bytes: Option<u64>,
 }
 
 /// What becomes of the messages that wait for a peer when it is removed.

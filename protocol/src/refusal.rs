@@ -80,6 +80,8 @@ refusals! {
     Overloaded = 22, "overloaded", "wait and try again";
     /// The sequence number is not above the ones before it.
     BadSequence = 23, "bad_sequence", "number publishes upwards from the hello's next sequence";
+    /// The node's own quota of bytes or messages is used up.
+    NodeQuota = 24, "node_quota", "drain some peers, or raise journal_bytes_max or messages_max; the node accepts again by itself";
     /// A name that names may not be.
     BadName = 30, "bad_name", "use letters, digits and . _ - @ : +, at most 128 bytes";
     /// An address of a receiver that cannot be understood.

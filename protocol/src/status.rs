@@ -89,6 +89,16 @@ pub struct PeerStatus {
     pub oldest: Option<WallMillis>,
 }
 
+/// What a peer may take of the node: its own quotas, or the node's share for one peer where it has
+/// none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quota {
+    /// Most messages waiting or parked; 0: no limit.
+    pub messages: u64,
+    /// Most bytes waiting; 0: no limit.
+    pub bytes: u64,
+}
+
 /// A peer with its settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PeerInfo {
@@ -96,6 +106,8 @@ pub struct PeerInfo {
     pub status: PeerStatus,
     /// How it is served.
     pub settings: PeerSettings,
+    /// What it may take.
+    pub quota: Quota,
     /// How often its actor has been rebuilt since the node started.
     pub restarts: u64,
 }

@@ -43,7 +43,7 @@ impl Handler<Drain> for Peer {
         self.record_parked();
         self.send_reports();
         self.return_budget();
-        self.marks.set_waiting(self.core.waiting(), self.core.waiting_bytes());
+        self.publish_counts();
         if let Some(load) = self.core.poll_load() {
             let read = Read {
                 peer: self.config.id,
@@ -233,6 +233,20 @@ impl Peer {
         }
         if held == 0 && !self.reading {
             self.give_back_page();
+        }
+    }
+
+    /// Says how much waits, here and in the node's sum. What was handed over went into that sum when
+    /// it was appended; what is still on its way stays in it.
+    fn publish_counts(&mut self) {
+        let waiting = self.core.waiting();
+        self.marks.set_waiting(waiting, self.core.waiting_bytes(), self.taken);
+        let parked = self.marks.parked.load(Relaxed);
+        let kept = (waiting + parked) as i64 - self.taken.messages as i64;
+        let change = kept - std::mem::replace(&mut self.kept, kept);
+        // What a removed peer has left was taken out of the sum when it was removed.
+        if change != 0 && !self.marks.removed.load(Relaxed) {
+            self.shared.kept.fetch_add(change, Relaxed);
         }
     }
 

@@ -40,6 +40,23 @@ pub struct EnqueuedMessage {
     pub key: Option<KeyHash>,
 }
 
+/// Messages and their bytes, counted up from the start of the node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// How many.
+    pub messages: u64,
+    /// Bytes of their bodies.
+    pub bytes: u64,
+}
+
+impl Taken {
+    /// Counts some more.
+    pub fn add(&mut self, messages: u64, bytes: u64) {
+        self.messages += messages;
+        self.bytes += bytes;
+    }
+}
+
 /// Messages the peer was not told about one by one: it reads them from the journal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Missed {

@@ -64,6 +64,10 @@ pub struct Peer {
     page_budget: usize,
     /// Whether a page is being read.
     reading: bool,
+    /// Handed over by the router; outlives the core, as the messages do.
+    taken: Taken,
+    /// What it has told the node's count of kept messages, less what it was handed.
+    kept: i64,
     outgoing: Vec<Outgoing>,
     settled: Vec<MessageNumber>,
 }
@@ -216,12 +220,13 @@ impl Peer {
     fn enqueue(&mut self, enqueue: Enqueue) {
         let now = clock::now();
         let missed = enqueue.missed;
+        let bytes: u64 = enqueue.messages.iter().map(|message| u64::from(message.body_len)).sum();
+        self.taken.add(missed.messages + enqueue.messages.len() as u64, missed.bytes + bytes);
         if missed.messages > 0 {
             self.core.handle_missed(now, missed.newest, missed.messages, missed.bytes);
         }
         let Some(last) = enqueue.messages.last() else { return };
         let newest = enqueue.first_number + u64::from(last.index);
-        let bytes: u64 = enqueue.messages.iter().map(|message| u64::from(message.body_len)).sum();
         let fits = self.link.as_ref().is_some_and(|link| link.link.room() as u64 >= bytes);
         let at_once = fits && self.core.takes_at_once(enqueue.messages.len(), bytes);
         if !at_once {

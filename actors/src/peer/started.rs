@@ -1,7 +1,7 @@
 //! How a peer actor comes to life.
 
-use super::Peer;
 use super::oldest::Oldest;
+use super::{Peer, Taken};
 use crate::clock;
 use crate::directory::{Directory, Marks, Seat};
 use crate::health::{Health, PeerReport};
@@ -20,7 +20,7 @@ use restante_protocol::time::Time;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::Relaxed};
 
 /// What an operator said of the peer.
 #[derive(Clone, Debug)]
@@ -67,6 +67,9 @@ pub struct Shared {
     pub queued_bytes: Budget,
     /// The memory that pages of backlog may take.
     pub page_bytes: Budget,
+    /// Messages appended for the peers that are there and not settled, parked ones included, counted
+    /// per receiver: against the node's quota.
+    pub kept: AtomicI64,
 }
 
 impl Shared {
@@ -115,8 +118,10 @@ impl Budget {
 pub fn spawn(config: PeerConfig, shared: &Arc<Shared>) -> Arc<Seat> {
     let marks = Arc::new(Marks::default());
     let backlog = shared.journal.backlog(config.id);
-    marks.set_waiting(backlog.messages, backlog.bytes);
+    marks.set_waiting(backlog.messages, backlog.bytes, Taken::default());
     marks.parked.store(backlog.parked, Relaxed);
+    let kept = (backlog.messages + backlog.parked) as i64;
+    shared.kept.fetch_add(kept, Relaxed);
     let ctx = Context::<Peer>::new();
     let addr = ctx.address();
     let seat = Arc::new(Seat {
@@ -150,6 +155,8 @@ pub fn spawn(config: PeerConfig, shared: &Arc<Shared>) -> Arc<Seat> {
         budgeted: 0,
         page_budget: 0,
         reading: false,
+        taken: Taken::default(),
+        kept,
         outgoing: Vec::new(),
         settled: Vec::new(),
     };

@@ -16,6 +16,7 @@ use restante_protocol::registry::{AdminEvent, Disposition, Found, Peer as PeerRe
 use restante_protocol::state::StateEvent;
 use restante_protocol::time::WallMillis;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use tokio::sync::oneshot;
 
 impl Handler<Administer> for Router {
@@ -65,7 +66,9 @@ impl Router {
         self.append_state(&StateEvent::Admin(event.clone()))?;
         if removes {
             // Nothing more is accepted for it; what was is in the log before its removal.
-            self.slots.remove(id);
+            if let Some(mut slot) = self.slots.remove(id) {
+                self.shared.kept.fetch_sub(slot.kept() as i64, Relaxed);
+            }
             self.leaving.extend(self.shared.directory.remove(id).map(|seat| (id, seat)));
         }
         let done = AdminDone { id, version, messages: waiting };
@@ -102,7 +105,7 @@ impl Router {
 
     fn reconfigure(&mut self, record: &PeerRecord) {
         let Some(slot) = self.slots.get_mut(record.id) else { return };
-        slot.configure(&record.settings);
+        slot.configure(record.settings.quota(self.limits.peer_share));
         let change = Reconfigure {
             url: record.url.clone(),
             settings: record.settings.clone(),

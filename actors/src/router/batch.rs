@@ -72,6 +72,8 @@ pub(super) struct Building {
     /// Shared by every message of the batch; 0 while it is empty.
     pub(super) accepted_ms: u64,
     pub(super) outcomes: Vec<Outcome>,
+    /// Messages, counted per receiver.
+    pub(super) deliveries: u64,
     /// Peers whose slots gather messages of this batch.
     pub(super) touched: Vec<PeerId>,
     pub(super) calls: Vec<CallSlot>,

@@ -119,7 +119,8 @@ impl Router {
         };
         match self.journal.append(batch) {
             Ok((ticket, first_number)) => {
-                let hand_offs = self.take_hand_offs(&building.touched);
+                let hand_offs = self.take_hand_offs(&building.touched, true);
+                self.shared.kept.fetch_add(building.deliveries as i64, Relaxed);
                 self.remember(&building, first_number);
                 self.in_hand_bytes += size;
                 self.pending.push_back(Pending {
@@ -134,24 +135,22 @@ impl Router {
                 Some(first_number)
             }
             Err((_, why)) => {
-                self.take_hand_offs(&building.touched);
+                self.take_hand_offs(&building.touched, false);
                 self.abandon(building.outcomes, &why);
                 None
             }
         }
     }
 
-    /// What the slots gathered for this batch.
-    fn take_hand_offs(&mut self, touched: &[PeerId]) -> Vec<(PeerId, Vec<EnqueuedMessage>)> {
+    /// What the slots gathered for this batch, and whether the journal took it.
+    fn take_hand_offs(
+        &mut self,
+        touched: &[PeerId],
+        appended: bool,
+    ) -> Vec<(PeerId, Vec<EnqueuedMessage>)> {
         let slots = &mut self.slots;
-        touched
-            .iter()
-            .filter_map(|id| {
-                let slot = slots.get_mut(*id)?;
-                slot.gathered_bytes = 0;
-                Some((*id, std::mem::take(&mut slot.gathered)))
-            })
-            .collect()
+        let gathered = |id: &PeerId| Some((*id, slots.get_mut(*id)?.take_gathered(appended)));
+        touched.iter().filter_map(gathered).collect()
     }
 
     /// Puts the sequences and calls of an appended batch on record.

@@ -180,6 +180,7 @@ impl Router {
             message.key = Body::parse(body).ok().and_then(|body| body.key_hash());
             slot.gathered.push(message);
             slot.gathered_bytes += bytes;
+            self.building.deliveries += 1;
         }
         if !slot.gathered.is_empty() {
             self.building.touched.push(to);

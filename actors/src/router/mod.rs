@@ -27,7 +27,7 @@ mod slots;
 
 pub use messages::*;
 
-use crate::journal::Completion;
+use crate::journal::{Caps, Completion};
 use crate::link::SharedProducer;
 use crate::peer::{PeerConfig, Shared};
 use crate::{Figures, Limits, peer};
@@ -59,6 +59,7 @@ const FLUSHES_MAX: usize = 65_536;
 pub struct Router {
     shared: Arc<Shared>,
     journal: Arc<dyn crate::journal::Journal>,
+    caps: Caps,
     limits: Limits,
     figures: Arc<Figures>,
     /// As of the last append.
@@ -71,6 +72,8 @@ pub struct Router {
     in_hand_bytes: usize,
     /// Counts publishes, to tell a receiver named twice in one.
     publishes: u64,
+    /// Messages that the node's quota has room for, as the batch in hand goes.
+    messages_left: u64,
     /// The connection that speaks for each producer.
     sessions: HashMap<u32, SharedProducer>,
     calls: Calls,
@@ -122,6 +125,7 @@ impl Router {
         let calls = Calls::new(limits.calls_max);
         Router {
             journal: Arc::clone(&shared.journal),
+            caps: shared.journal.caps(),
             shared,
             limits,
             figures,
@@ -132,6 +136,7 @@ impl Router {
             pending: VecDeque::new(),
             in_hand_bytes: 0,
             publishes: 0,
+            messages_left: u64::MAX,
             sessions: HashMap::new(),
             calls,
             effects: Vec::new(),
@@ -159,7 +164,8 @@ impl Router {
             paused: record.paused,
         };
         let seat = peer::spawn(config, &self.shared);
-        self.slots.insert(record.id, Slot::new(&seat, &record.settings));
+        let quota = record.settings.quota(self.limits.peer_share);
+        self.slots.insert(record.id, Slot::new(&seat, quota));
     }
 
     /// Whoever waits for the router to be idle is told once it is.

@@ -17,10 +17,13 @@ use restante_protocol::frame::{Refuse, publish_flags};
 use restante_protocol::id::{MessageId, PeerId};
 use restante_protocol::message::{Body, body_flags};
 use restante_protocol::producers::{Accepted, Decision, Refused, SessionError};
-use restante_protocol::record::{RECORD_HEADER_BYTES, RecordKind, put_message_record};
+use restante_protocol::record::{
+    MESSAGE_FIXED_BYTES, RECORD_HEADER_BYTES, RecordKind, put_message_record,
+};
 use restante_protocol::refusal::{Code, Refusal};
 use smallvec::SmallVec;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 impl Handler<PublishBatch> for Router {
     type Result = ();
@@ -75,7 +78,7 @@ struct Split {
 
 impl Router {
     /// Why nothing at all can be accepted now, if so. Asked once per batch.
-    fn door(&self) -> Option<Refusal> {
+    fn door(&mut self) -> Option<Refusal> {
         if self.draining {
             return Some(Refusal::new(Code::ShuttingDown, "the node is stopping"));
         }
@@ -84,10 +87,28 @@ impl Router {
             let detail = format!("{max} bytes of publishes are waiting for the disk already");
             return Some(Refusal::new(Code::Overloaded, detail));
         }
+        if self.limits.messages_max > 0 {
+            let kept = u64::try_from(self.shared.kept.load(Relaxed)).unwrap_or(0);
+            let kept = kept + self.building.deliveries;
+            self.messages_left = self.limits.messages_max.saturating_sub(kept);
+        }
         match self.journal.admission() {
             Admission::Open => None,
             Admission::Closed(why) => Some(why),
         }
+    }
+
+    /// Whether the node's quota has no room for this many messages. If it has, it has less from now on.
+    fn over_node_quota(&mut self, count: u64) -> Option<Refusal> {
+        if let Some(left) = self.messages_left.checked_sub(count) {
+            self.messages_left = left;
+            return None;
+        }
+        let max = self.limits.messages_max;
+        let (kept, needed) = (max - self.messages_left, count - self.messages_left);
+        let detail =
+            format!("{kept} messages are kept, the quota is {max}; {needed} must go first");
+        Some(Refusal::new(Code::NodeQuota, detail))
     }
 
     /// The publishes of a batch that have been decided before, by place. Empty in the common case.
@@ -144,7 +165,19 @@ impl Router {
         if split.accepted.is_empty() || (all_or_nothing && !split.refused.is_empty()) {
             return self.refuse_split(batch, item, split, all_or_nothing);
         }
+        if let Some(why) = self.over_node_quota(split.accepted.len() as u64) {
+            return self.refuse_all(batch, item, &why);
+        }
 
+        let bytes = record_room(split.accepted.len(), body.len());
+        if bytes > self.caps.record_bytes_max {
+            let max = self.caps.record_bytes_max;
+            let detail = format!("a record of {bytes} bytes, a segment of the log takes {max}");
+            return self.refuse_all(batch, item, &Refusal::new(Code::TooLarge, detail));
+        }
+        if self.building.bytes.len() + bytes > self.caps.batch_bytes_max {
+            self.append_building();
+        }
         let index = self.accept(batch, item, body, flags, &split.accepted);
         if split.refused.is_empty() {
             let (to, sequence) = (&batch.from, item.sequence);
@@ -205,6 +238,7 @@ impl Router {
         }
         // A batch stays below 4 GiB by far, so its offsets fit.
         let body_at = (body_end - body.len()) as u32;
+        building.deliveries += peers.len() as u64;
         let message = EnqueuedMessage { index, body_at, body_len: item.body_len, key };
         for peer in peers {
             let Some(slot) = self.slots.get_mut(*peer) else { continue };
@@ -347,13 +381,19 @@ impl std::fmt::Display for Over {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Over::Messages { waiting, max } => {
-                write!(f, "{waiting} messages wait for it, its quota is {max}")
+                write!(f, "{waiting} messages wait for it, its quota is {max}; 1 must go first")
             }
-            Over::Bytes { waiting, max } => {
-                write!(f, "{waiting} bytes wait for it, its quota is {max}")
+            Over::Bytes { waiting, more, max } => {
+                let needed = (waiting + more).saturating_sub(*max);
+                write!(f, "{waiting} bytes wait for it, its quota is {max}; {needed} must go first")
             }
         }
     }
+}
+
+/// Bytes that a message's record takes in a batch.
+fn record_room(receivers: usize, body: usize) -> usize {
+    RECORD_HEADER_BYTES + MESSAGE_FIXED_BYTES + 4 * receivers + body
 }
 
 /// An alias without a peer never had one; one whose peer has no slot had one that was removed.

@@ -1,10 +1,10 @@
 //! The peers as the router sees them, by id in constant time.
 
 use crate::directory::{Marks, Seat};
-use crate::peer::{EnqueuedMessage, Missed, Peer};
+use crate::peer::{EnqueuedMessage, Missed, Peer, Taken};
 use actix::Addr;
-use restante_protocol::admin::PeerSettings;
 use restante_protocol::id::PeerId;
+use restante_protocol::status::Quota;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -15,6 +15,11 @@ pub(super) struct Slot {
     pub(super) marks: Arc<Marks>,
     messages_max: u64,
     bytes_max: u64,
+    /// Appended for it since the node started. Against what it says it has taken over, they tell what
+    /// is on its way between here and its own count.
+    appended: Taken,
+    /// What it has of both, when the batch being built began.
+    has: Taken,
     /// Messages of the batch being built.
     pub(super) gathered: Vec<EnqueuedMessage>,
     pub(super) gathered_bytes: u64,
@@ -30,48 +35,75 @@ pub(super) struct Slot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Over {
     Messages { waiting: u64, max: u64 },
-    Bytes { waiting: u64, max: u64 },
+    Bytes { waiting: u64, more: u64, max: u64 },
 }
 
 impl Slot {
-    pub(super) fn new(seat: &Seat, settings: &PeerSettings) -> Slot {
+    pub(super) fn new(seat: &Seat, quota: Quota) -> Slot {
         let mut slot = Slot {
             addr: seat.addr.clone(),
             marks: Arc::clone(&seat.marks),
             messages_max: u64::MAX,
             bytes_max: u64::MAX,
+            appended: Taken::default(),
+            has: Taken::default(),
             gathered: Vec::new(),
             gathered_bytes: 0,
             named_by: 0,
             missed: Missed::default(),
             owed: false,
         };
-        slot.configure(settings);
+        slot.configure(quota);
         slot
     }
 
-    /// Takes over the quotas of changed settings; 0 stands for none.
-    pub(super) fn configure(&mut self, settings: &PeerSettings) {
+    /// Takes over changed quotas; 0 stands for none.
+    pub(super) fn configure(&mut self, quota: Quota) {
         let or_none = |max: u64| if max == 0 { u64::MAX } else { max };
-        self.messages_max = or_none(settings.queue_messages_max);
-        self.bytes_max = or_none(settings.queue_bytes_max);
+        self.messages_max = or_none(quota.messages);
+        self.bytes_max = or_none(quota.bytes);
     }
 
-    /// Whether a message of this size is over the peer's own quota. What is on its way between here
-    /// and the peer's count can pass it by a batch or two.
-    pub(super) fn over_quota(&self, bytes: u64) -> Option<Over> {
-        if self.messages_max == u64::MAX && self.bytes_max == u64::MAX {
-            return None;
+    /// Takes what was gathered out of the slot; it has been appended, unless that failed.
+    pub(super) fn take_gathered(&mut self, appended: bool) -> Vec<EnqueuedMessage> {
+        let bytes = std::mem::take(&mut self.gathered_bytes);
+        if appended {
+            self.appended.add(self.gathered.len() as u64, bytes);
         }
-        let waiting = self.marks.waiting.load(Relaxed) + self.gathered.len() as u64;
+        std::mem::take(&mut self.gathered)
+    }
+
+    /// Whether a message of this size is over the peer's quota. Everything appended for it and not
+    /// settled counts, wherever it is at the moment; added up once per batch.
+    pub(super) fn over_quota(&mut self, bytes: u64) -> Option<Over> {
+        if self.gathered.is_empty() {
+            self.measure();
+        }
+        let waiting = self.has.messages + self.gathered.len() as u64;
         if waiting >= self.messages_max {
             return Some(Over::Messages { waiting, max: self.messages_max });
         }
-        let waiting = self.marks.waiting_bytes.load(Relaxed) + self.gathered_bytes;
+        let waiting = self.has.bytes + self.gathered_bytes;
         if waiting.saturating_add(bytes) > self.bytes_max {
-            return Some(Over::Bytes { waiting, max: self.bytes_max });
+            return Some(Over::Bytes { waiting, more: bytes, max: self.bytes_max });
         }
         None
+    }
+
+    /// Everything appended for it and not settled.
+    pub(super) fn kept(&mut self) -> u64 {
+        self.measure();
+        self.has.messages
+    }
+
+    fn measure(&mut self) {
+        let marks = &*self.marks;
+        let Taken { messages, bytes } = self.appended;
+        let on_its_way = messages.saturating_sub(marks.counted.load(Relaxed));
+        let has = marks.waiting.load(Relaxed) + marks.parked.load(Relaxed);
+        self.has.messages = has + on_its_way;
+        let on_its_way = bytes.saturating_sub(marks.counted_bytes.load(Relaxed));
+        self.has.bytes = marks.waiting_bytes.load(Relaxed) + on_its_way;
     }
 }
 

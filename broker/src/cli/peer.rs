@@ -90,12 +90,12 @@ pub(super) struct Settings {
     /// What is promised about order
     #[arg(long, value_enum)]
     order: Option<OrderArg>,
-    /// Most messages waiting; 0 for no limit of its own
+    /// Most messages waiting or parked; 0 for the node's share for one peer
     #[arg(long, allow_hyphen_values = true, value_name = "N")]
-    queue_messages: Option<u64>,
-    /// Most bytes waiting; 0 for no limit of its own
+    quota_messages: Option<u64>,
+    /// Most bytes waiting; 0 for the node's share for one peer
     #[arg(long, allow_hyphen_values = true, value_name = "SIZE", value_parser = values::bytes)]
-    queue_bytes: Option<u64>,
+    quota_bytes: Option<u64>,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -144,8 +144,8 @@ impl From<Settings> for PeerPatch {
                 OrderArg::Strict => Order::Strict,
                 OrderArg::None => Order::None,
             }),
-            queue_messages_max: settings.queue_messages,
-            queue_bytes_max: settings.queue_bytes,
+            quota_messages: settings.quota_messages,
+            quota_bytes: settings.quota_bytes,
         }
     }
 }
@@ -243,6 +243,10 @@ fn as_text(info: &PeerInfo, output: Output) -> Result<String, Failure> {
     let settings = whole.get("settings").and_then(Value::as_object).into_iter().flatten();
     for (field, value) in status.chain(settings) {
         table.row(vec![(Some(Paint::Bold), field.clone()), (None, field_text(field, value))]);
+    }
+    for (field, limit) in [("messages", info.quota.messages), ("bytes", info.quota.bytes)] {
+        let text = if limit == 0 { "none".to_owned() } else { limit.to_string() };
+        table.row(vec![(Some(Paint::Bold), format!("quota in effect, {field}")), (None, text)]);
     }
     table.row(vec![(Some(Paint::Bold), "restarts".to_owned()), (None, info.restarts.to_string())]);
     Ok(table.render())

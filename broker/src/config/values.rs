@@ -134,7 +134,7 @@ values! {
         /// How long one connection attempt to a peer may take, its hello included.
         dial_ms_max: u64 = 5_000, "milliseconds", Some((100, 60_000));
 
-        /// Size of a journal segment. Space comes back by whole segments.
+        /// Size of a journal segment, but at most a 64th of the disk. Space comes back by whole segments.
         journal_segment_bytes: u64 = 64 * MIB, "bytes", Some((256 * KIB, GIB));
         /// Bytes accepted and not yet on disk; beyond it publishes are refused as overloaded.
         journal_append_bytes_max: u64 = 64 * MIB, "bytes", Some((256 * KIB, GIB));
@@ -142,11 +142,15 @@ values! {
         journal_bytes_max: u64 = 0, "bytes", Some((0, 1 << 60));
         /// Publishes are taken again once the journal is smaller than this. 0: nine tenths of the maximum.
         journal_bytes_resume: u64 = 0, "bytes", Some((0, 1 << 60));
-        /// Publishes are refused while the disk has fewer bytes free than this.
+        /// Publishes are refused while the disk has fewer bytes free than this, or than a 32nd of it if that is less.
         disk_free_bytes_min: u64 = 256 * MIB, "bytes", Some((0, 1 << 60));
-        /// Publishes are taken again once the disk has this many bytes free.
+        /// Publishes are taken again once the disk has this many bytes free, or a 16th of it if that is less.
         disk_free_bytes_resume: u64 = 512 * MIB, "bytes", Some((0, 1 << 60));
-        /// What is kept about messages that are done, for message get and trace.
+        /// Publishes are refused while more messages than this wait or are parked, counted per receiver. 0: no limit.
+        messages_max: u64 = 0, "messages", Some((0, 1 << 48));
+        /// What one peer may take of the node's quotas, unless it has quotas of its own.
+        peer_share_percent: u32 = 80, "percent", Some((1, 100));
+        /// What is kept about messages that are done, for message get and trace; at most a 16th of the disk.
         ledger_bytes_max: u64 = 256 * MIB, "bytes", Some((MIB, 1 << 50));
         /// How long it is kept, counted from when the log it stood in was given back.
         ledger_ms_max: u64 = 7 * 24 * 60 * 60_000, "milliseconds", Some((60_000, 10 * 365 * 24 * 60 * 60_000));
@@ -169,9 +173,9 @@ values! {
         retry_schedule_ms, "milliseconds each", Some((0, 7 * 24 * HOUR_MS));
         /// What is promised about order: sent, strict or none.
         order, "", None;
-        /// Most messages waiting for a peer; one more is refused. 0: no limit of its own.
-        queue_messages_max, "messages", Some((0, 1 << 48));
-        /// Most bytes waiting for a peer; one more message is refused. 0: no limit of its own.
-        queue_bytes_max, "bytes", Some((0, 1 << 60));
+        /// Most messages waiting or parked for a peer; one more is refused. 0: peer_share_percent of messages_max.
+        quota_messages, "messages", Some((0, 1 << 48));
+        /// Most bytes waiting for a peer; one more message is refused. 0: peer_share_percent of journal_bytes_max, or of the disk.
+        quota_bytes, "bytes", Some((0, 1 << 60));
     }
 }

@@ -19,10 +19,10 @@ pub const BACKOFF_MS_MAX: RangeInclusive<u64> = 100..=86_400_000;
 pub const RETRY_MS: RangeInclusive<u64> = 0..=604_800_000;
 /// Entries of [`PeerSettings::retry_schedule_ms`]; with none, the first refusal parks.
 pub const RETRIES: RangeInclusive<usize> = 0..=32;
-/// [`PeerSettings::queue_messages_max`], in messages; 0 is no limit.
-pub const QUEUE_MESSAGES_MAX: RangeInclusive<u64> = 0..=1 << 48;
-/// [`PeerSettings::queue_bytes_max`], in bytes; 0 is no limit.
-pub const QUEUE_BYTES_MAX: RangeInclusive<u64> = 0..=1 << 60;
+/// [`PeerSettings::quota_messages`], in messages; 0 is the node's share for one peer.
+pub const QUOTA_MESSAGES: RangeInclusive<u64> = 0..=1 << 48;
+/// [`PeerSettings::quota_bytes`], in bytes; 0 is the node's share for one peer.
+pub const QUOTA_BYTES: RangeInclusive<u64> = 0..=1 << 60;
 
 impl PeerSettings {
     /// Holds every value against its bounds.
@@ -47,8 +47,8 @@ impl PeerSettings {
         for retry_ms in &self.retry_schedule_ms {
             within("an entry of retry_schedule_ms", *retry_ms, &RETRY_MS, "ms")?;
         }
-        within("queue_messages_max", self.queue_messages_max, &QUEUE_MESSAGES_MAX, "messages")?;
-        within("queue_bytes_max", self.queue_bytes_max, &QUEUE_BYTES_MAX, "bytes")
+        within("quota_messages", self.quota_messages, &QUOTA_MESSAGES, "messages")?;
+        within("quota_bytes", self.quota_bytes, &QUOTA_BYTES, "bytes")
     }
 }
 
@@ -68,8 +68,8 @@ impl PeerPatch {
                 .unwrap_or(&settings.retry_schedule_ms)
                 .clone(),
             order: self.order.unwrap_or(settings.order),
-            queue_messages_max: self.queue_messages_max.unwrap_or(settings.queue_messages_max),
-            queue_bytes_max: self.queue_bytes_max.unwrap_or(settings.queue_bytes_max),
+            quota_messages: self.quota_messages.unwrap_or(settings.quota_messages),
+            quota_bytes: self.quota_bytes.unwrap_or(settings.quota_bytes),
         }
     }
 }

@@ -249,8 +249,8 @@ fn a_setting_out_of_bounds_names_value_bounds_and_unit() {
             "an entry of retry_schedule_ms is 604800001, expected 0 to 604800000 ms",
         ),
         (
-            PeerPatch { queue_bytes_max: Some(u64::MAX), ..none() },
-            "queue_bytes_max is 18446744073709551615, expected 0 to 1152921504606846976 bytes",
+            PeerPatch { quota_bytes: Some(u64::MAX), ..none() },
+            "quota_bytes is 18446744073709551615, expected 0 to 1152921504606846976 bytes",
         ),
     ] {
         assert_eq!(bad(settings).detail, detail);

@@ -16,7 +16,7 @@ use restante_protocol::message::{Body, encode_headers};
 use restante_protocol::name::Name;
 use restante_protocol::refusal::{Code, Refusal};
 use restante_protocol::status::{
-    BackupDone, Health, MessageState, MessageStatus, NodeStatus, PeerInfo, PeerStatus,
+    BackupDone, Health, MessageState, MessageStatus, NodeStatus, PeerInfo, PeerStatus, Quota,
     ReceiverStatus,
 };
 use restante_protocol::time::WallMillis;
@@ -239,8 +239,8 @@ fn requests() -> Vec<(&'static str, Request)> {
         backoff_ms_max: Some(100),
         retry_schedule_ms: Some(vec![]),
         order: Some(Order::None),
-        queue_messages_max: Some(1 << 20),
-        queue_bytes_max: Some(1 << 40),
+        quota_messages: Some(1 << 20),
+        quota_bytes: Some(1 << 40),
     };
     let tcp: PeerUrl = "tcp://[::1]:7000".parse().unwrap();
     let remove =
@@ -303,7 +303,8 @@ fn requests() -> Vec<(&'static str, Request)> {
 fn replies() -> Vec<(&'static str, Reply)> {
     let attached = |slot, created, refusal| AttachResult { slot, first_tag: 1, created, refusal };
     let taken = Refusal::new(Code::AlreadyAttached, "b is being served by another connection");
-    let info = PeerInfo { status: peer(), settings: PeerSettings::default(), restarts: 0 };
+    let quota = Quota { messages: 1_000, bytes: 0 };
+    let info = PeerInfo { status: peer(), settings: PeerSettings::default(), quota, restarts: 0 };
     vec![
         ("response-attached", Reply::Attached(vec![attached(0, false, None)])),
         (
