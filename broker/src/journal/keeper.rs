@@ -8,14 +8,12 @@
 use super::checkpoint;
 use super::compact::Compactor;
 use super::format::{FileHeader, FileKind};
-use super::index::{IndexFacts, replace_file};
+use super::index::IndexFacts;
 use super::segment;
 use super::shared::{CheckpointJob, Ready, Shared, Spare};
 use super::state::Place;
 use super::storage::is_full;
-use restante_actors::events;
 use restante_protocol::id::MessageNumber;
-use restante_protocol::refusal::{Code, Refusal};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -29,8 +27,8 @@ pub(super) const CHECKPOINT_PATHS: [&str; 2] = ["checkpoint", "checkpoint.copy"]
 
 /// See the module.
 pub(super) struct Keeper {
-    shared: Arc<Shared>,
-    full: bool,
+    pub(super) shared: Arc<Shared>,
+    pub(super) full: bool,
     checkpoint_bytes: u64,
     compactor: Compactor,
     /// After what pause compaction goes on, if it has something to do.
@@ -76,20 +74,26 @@ impl Keeper {
         if self.shared.is_dead() {
             return;
         }
-        let outcome = self
-            .write_indexes()
-            .and_then(|()| self.write_checkpoint())
-            .and_then(|()| self.shared.drop_old_history())
-            .and_then(|()| self.shared.make_ready())
-            .and_then(|()| self.compact());
-        match outcome {
-            Ok(()) => {}
-            Err(error) if is_full(&error) => self.shared.pool.lock().starved = true,
-            Err(error) => {
-                self.shared.poison("keeping the journal's files", &error);
-                return;
+        let steps: [fn(&mut Keeper) -> io::Result<()>; 5] = [
+            |keeper| keeper.write_indexes(),
+            |keeper| keeper.write_checkpoint(),
+            |keeper| keeper.shared.drop_old_history(),
+            |keeper| keeper.shared.make_ready(),
+            |keeper| keeper.compact(),
+        ];
+        let mut starved = false;
+        for step in steps {
+            match step(self) {
+                Ok(()) => {}
+                // What comes after may be what makes room.
+                Err(error) if is_full(&error) => starved = true,
+                Err(error) => {
+                    self.shared.poison("keeping the journal's files", &error);
+                    return;
+                }
             }
         }
+        self.shared.pool.lock().starved = starved;
         self.judge_room();
         self.ask_if_due();
     }
@@ -124,7 +128,7 @@ impl Keeper {
             };
             let Some((facts, index)) = next else { return Ok(()) };
             let bytes = index.encode(&self.shared.header(FileKind::Index, facts.id), &facts);
-            replace_file(&*self.shared.disk, &Shared::index_path(facts.id), &bytes)?;
+            self.shared.put_file(&Shared::index_path(facts.id), &bytes)?;
             self.shared.disk.sync_dir("segments")?;
             let mut state = self.shared.state.lock();
             if let Some(segment) = state.segments.iter_mut().find(|s| s.id == facts.id) {
@@ -139,11 +143,15 @@ impl Keeper {
         let CheckpointJob { snapshot, application } = job;
         let header = self.shared.header(FileKind::Checkpoint, snapshot.position);
         let bytes = checkpoint::encode(&header, &snapshot, &application);
-        self.checkpoint_bytes = (bytes.len() * CHECKPOINT_PATHS.len()) as u64;
         // Nothing goes before both are durable: either of them and the log behind it are enough.
-        for path in CHECKPOINT_PATHS {
-            replace_file(&*self.shared.disk, path, &bytes)?;
+        let put = |path: &&str| self.shared.put_file(path, &bytes);
+        if let Err(error) = CHECKPOINT_PATHS.iter().try_for_each(|path| put(path)) {
+            // It is tried again, unless a newer one comes first.
+            let job = CheckpointJob { snapshot, application };
+            self.shared.keeper.lock().checkpoint.get_or_insert(job);
+            return Err(error);
         }
+        self.checkpoint_bytes = (bytes.len() * CHECKPOINT_PATHS.len()) as u64;
         self.shared.disk.sync_dir("")?;
         self.compactor.covered = snapshot.position;
         let kept = |id: u64| snapshot.segments.iter().any(|note| note.id == id);
@@ -166,43 +174,8 @@ impl Keeper {
         self.shared.remove_retired(kept)
     }
 
-    /// Closes or opens the door as the room on the disk says.
-    fn judge_room(&mut self) {
-        let options = &self.shared.options;
-        let used = self.measure();
-        let free = self.shared.disk.free_bytes().unwrap_or(u64::MAX);
-        let starved = self.shared.pool.lock().starved;
-        let (used_max, free_min) = if self.full {
-            (options.bytes_resume.min(options.bytes_max), options.disk_free_bytes_resume)
-        } else {
-            (options.bytes_max, options.disk_free_bytes_min)
-        };
-        let reason = if starved {
-            let needed = options.segment_bytes;
-            Some(format!("no room for the next {needed} bytes of log; {free} bytes are free"))
-        } else if used > used_max {
-            let needed = used - used_max;
-            Some(format!(
-                "the journal has {used} bytes of at most {}; {needed} must be freed",
-                options.bytes_max
-            ))
-        } else if free < free_min {
-            let needed = free_min - free;
-            Some(format!("{free} bytes of disk are free; {needed} more must be"))
-        } else {
-            None
-        };
-        match (&reason, self.full) {
-            (Some(reason), false) => events::disk_full(reason, used),
-            (None, true) => events::disk_ok(used),
-            _ => {}
-        }
-        self.full = reason.is_some();
-        self.shared.set_full(reason.map(|detail| Refusal::new(Code::DiskFull, detail)));
-    }
-
     /// Adds up what is on disk.
-    fn measure(&self) -> u64 {
+    pub(super) fn measure(&self) -> u64 {
         let segments: u64 = {
             let state = self.shared.state.lock();
             state.segments.iter().map(|segment| segment.file_bytes + segment.index_bytes).sum()
@@ -268,7 +241,6 @@ impl Shared {
             let ready = self.prepare_one()?;
             self.pool.lock().ready.push_back(ready);
         }
-        self.pool.lock().starved = false;
         Ok(())
     }
 

@@ -41,6 +41,7 @@ mod reader;
 mod rebuild;
 mod recovery;
 mod refs;
+mod room;
 mod segment;
 mod shared;
 mod state;
@@ -63,7 +64,10 @@ use std::sync::Arc;
 /// # Errors
 /// See [`OpenError`]: what was found, what was expected, what to do.
 pub fn open(dir: &Path, options: Options) -> Result<Opened, OpenError> {
-    open_on(Arc::new(storage::RealDisk::new(dir)), options)
+    let disk: Arc<dyn storage::Disk> = Arc::new(storage::RealDisk::new(dir));
+    #[cfg(feature = "faults")]
+    let disk = storage::faulty::planted(disk);
+    open_on(disk, options)
 }
 
 /// Opens the journal on any disk.

@@ -27,8 +27,9 @@ pub struct Options {
     pub lazy_bytes_max: usize,
     /// Ask for a checkpoint after this many bytes of log.
     pub checkpoint_bytes: u64,
-    /// Segments that are allocated ahead. All but one are the reserve: publishes are refused rather
-    /// than cut into it, so that settles and checkpoints go on when the disk is full.
+    /// Segments that are allocated ahead. All but one are the reserve: when one cannot be replaced,
+    /// the door closes, and the others are left for what was accepted before, for settles and changes,
+    /// and for the room of indexes and checkpoints.
     pub ready_segments: usize,
     /// Used segments that are kept to be written again.
     pub spare_segments_max: usize,
@@ -70,7 +71,7 @@ impl Default for Options {
             lazy_delay: Duration::from_millis(100),
             lazy_bytes_max: 256 * 1024,
             checkpoint_bytes: 64 * MIB,
-            ready_segments: 3,
+            ready_segments: 4,
             spare_segments_max: 2,
             bytes_max: u64::MAX,
             bytes_resume: u64::MAX,

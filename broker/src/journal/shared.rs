@@ -266,7 +266,11 @@ impl Shared {
 
     /// Refuses what cannot be written as it is: the writer has no one to give it back to.
     fn check_batch(&self, batch: &Batch) -> Result<(), Refusal> {
-        if let Admission::Closed(refusal) = self.admission() {
+        // Changes of the node's own state go on with a full disk: they may be what makes room.
+        let publishes = || batch.records.iter().any(|record| record.kind == RecordKind::Message);
+        if let Admission::Closed(refusal) = self.admission()
+            && (self.is_dead() || publishes())
+        {
             return Err(refusal);
         }
         if batch.bytes.len() > self.caps.batch_bytes_max {
@@ -517,7 +521,8 @@ impl Shared {
         self.trouble.lock().clone()
     }
 
-    /// Nothing is confirmed from here on. The first reason stays.
+    /// Nothing is confirmed from here on, and the router is told so, whether it waits for anything or
+    /// not. The first reason stays.
     pub(super) fn poison(&self, what: &str, error: &std::io::Error) -> Refusal {
         let mut trouble = self.trouble.lock();
         if self.gate.swap(DEAD, Ordering::AcqRel) == DEAD
@@ -527,6 +532,8 @@ impl Shared {
         }
         let refusal = Refusal::new(Code::JournalPoisoned, format!("{what} failed: {error}"));
         *trouble = Some(refusal.clone());
+        drop(trouble);
+        self.tell(Ticket(0), End::Poisoned(refusal.clone()));
         refusal
     }
 

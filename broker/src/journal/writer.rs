@@ -18,6 +18,7 @@ use super::format::{
 use super::refs::Ref;
 use super::shared::{CheckpointJob, Item, Ready, Shared, Wake, header_of};
 use super::state::{Place, Segment, Stage};
+use super::storage::is_full;
 use bytes::Bytes;
 use restante_actors::journal::{Batch, BatchRecord, End, Ticket};
 use restante_protocol::id::{MessageNumber, PeerId};
@@ -25,12 +26,15 @@ use restante_protocol::record::{
     MESSAGE_FIXED_BYTES, MessageRecord, RECORD_HEADER_BYTES, RecordKind,
 };
 use restante_protocol::refusal::{Code, Refusal};
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// After this long without work, the log gets a mark that its last commit is synced.
 const IDLE_DELAY: Duration = Duration::from_millis(100);
+/// How often a writer without room looks whether there is some.
+const STALL_DELAY: Duration = Duration::from_millis(200);
 
 /// A commit up to this size, in room that was only allocated, is followed by zeroes up to
 /// [`FILL_BYTES`]: the next ones go to room that has been written, where a sync takes half the time.
@@ -57,6 +61,9 @@ pub(super) struct Writer {
     /// Whether the log ends with a mark.
     marked: bool,
     last_ticket: Ticket,
+    /// What has to wait until there is room for another segment; empty unless the disk is full and
+    /// the reserve used up.
+    stalled: VecDeque<Item>,
     closed: bool,
 }
 
@@ -81,6 +88,7 @@ impl Writer {
             stage: Stage::default(),
             marked: true,
             last_ticket: Ticket(0),
+            stalled: VecDeque::new(),
             closed: false,
         }
     }
@@ -89,19 +97,41 @@ impl Writer {
     pub(super) fn run(mut self) {
         let mut items = Vec::new();
         while !self.closed {
-            let idle = (!self.marked).then_some(IDLE_DELAY);
+            let idle = match self.stalled.is_empty() {
+                true => (!self.marked).then_some(IDLE_DELAY),
+                false => Some(STALL_DELAY),
+            };
             match self.shared.wait_for_work(&mut items, idle) {
-                Wake::Work => self.turn(&mut items),
-                Wake::Idle => self.mark(),
+                Wake::Idle if self.stalled.is_empty() => self.mark(),
+                Wake::Work | Wake::Idle => self.turn(&mut items),
             }
         }
     }
 
-    /// Writes everything in `items`.
+    /// Writes everything in `items`, after what had to wait before. Where there is no room, the rest
+    /// waits.
     pub(super) fn turn(&mut self, items: &mut Vec<Item>) {
-        for item in items.drain(..) {
+        let mut stalled = std::mem::take(&mut self.stalled);
+        if stalled.is_empty() {
+            self.work(&mut items.drain(..));
+        } else {
+            stalled.extend(items.drain(..));
+            self.work(&mut stalled.drain(..));
+        }
+        if !self.stalled.is_empty() {
+            self.stay_stalled();
+        }
+    }
+
+    fn work(&mut self, items: &mut impl Iterator<Item = Item>) {
+        for item in items.by_ref() {
             match item {
-                Item::Records { ticket, first, batch } => self.gather(ticket, first, batch),
+                Item::Records { ticket, first, batch } => {
+                    if let Err(item) = self.gather(ticket, first, batch) {
+                        self.stalled.push_back(item);
+                        break;
+                    }
+                }
                 Item::Flush(token) => {
                     self.commit();
                     let end = match self.shared.is_dead() {
@@ -121,10 +151,34 @@ impl Writer {
             }
         }
         self.commit();
+        self.stalled.extend(items);
     }
 
-    /// Adds a batch to the commit, and begins another commit or segment where it does not fit.
-    fn gather(&mut self, ticket: Option<Ticket>, first: MessageNumber, mut batch: Batch) {
+    /// There is no room, and the reserve is used up. Nothing is confirmed meanwhile, and nothing
+    /// waits for ever: a journal that is to be closed or has too much in hand gives up by name.
+    fn stay_stalled(&mut self) {
+        let waiting = self.stalled.iter().map(|item| match item {
+            Item::Records { batch, .. } => batch.bytes.len(),
+            _ => 0,
+        });
+        let too_much = waiting.sum::<usize>() > 2 * self.shared.caps.append_bytes_max;
+        let closing = self.stalled.iter().any(|item| matches!(item, Item::Close));
+        if too_much || closing {
+            self.shared.poison("allocating a segment", &io::ErrorKind::StorageFull.into());
+            let mut stalled = std::mem::take(&mut self.stalled);
+            return self.work(&mut stalled.drain(..));
+        }
+        self.shared.wake_keeper();
+    }
+
+    /// Adds a batch to the commit, and begins another commit or segment where it does not fit. Gives
+    /// it back when there is no room for another segment.
+    fn gather(
+        &mut self,
+        ticket: Option<Ticket>,
+        first: MessageNumber,
+        mut batch: Batch,
+    ) -> Result<(), Item> {
         let len = batch.bytes.len();
         if self.commit_bytes > 0 && self.commit_bytes + len > self.shared.options.commit_bytes_max {
             self.commit();
@@ -132,11 +186,13 @@ impl Writer {
         let end = self.offset + (self.commit_bytes + len) as u64;
         if end > self.active.bytes && !self.shared.is_dead() {
             self.commit();
-            self.next_segment(first);
+            if !self.shared.is_dead() && !self.next_segment(first) {
+                return Err(Item::Records { ticket, first, batch });
+            }
         }
         if self.shared.is_dead() {
             self.fail(ticket, len);
-            return;
+            return Ok(());
         }
         let at = self.offset + self.commit_bytes as u64;
         let mut flags = if self.commit.is_empty() { FLAG_FIRST } else { 0 };
@@ -151,6 +207,7 @@ impl Writer {
         self.next = first + batch.records.len() as u64;
         self.commit_bytes += len;
         self.commit.push(Pending { ticket, batch });
+        Ok(())
     }
 
     /// Puts the gathered commit on disk and tells everybody.
@@ -212,13 +269,15 @@ impl Writer {
             .unwrap_or_else(|| Refusal::new(Code::JournalPoisoned, "an earlier write failed"))
     }
 
-    /// Seals the active segment, whose last commit is synced, and goes on in a ready one.
-    fn next_segment(&mut self, first: MessageNumber) {
+    /// Seals the active segment, whose last commit is synced, and goes on in a ready one. Says whether
+    /// it does; if not, there is no room for one now or the journal is poisoned.
+    fn next_segment(&mut self, first: MessageNumber) -> bool {
         let ready = match self.shared.take_ready() {
             Ok(ready) => ready,
+            Err(error) if is_full(&error) => return false,
             Err(error) => {
                 self.shared.poison("allocating a segment", &error);
-                return;
+                return false;
             }
         };
         let data_end = self.offset;
@@ -229,6 +288,7 @@ impl Writer {
         self.stage = Stage::default();
         self.shared.state.lock().seal(data_end, Segment::active(&self.active, first));
         self.shared.wake_keeper();
+        true
     }
 
     /// Says in the log that its last commit is synced: a record damaged later is then known to be
@@ -277,8 +337,9 @@ impl Writer {
     /// Writes a single record of the journal's own with its number.
     pub(super) fn write_own(&mut self, kind: RecordKind, body: &[u8]) -> io::Result<()> {
         let room = record_bytes(body.len());
-        if self.offset + room as u64 > self.active.bytes {
-            self.next_segment(self.next);
+        let fits = self.offset + room as u64 <= self.active.bytes;
+        if !fits && !self.shared.is_dead() && !self.next_segment(self.next) {
+            return Err(io::ErrorKind::StorageFull.into());
         }
         if self.shared.is_dead() {
             return Err(io::Error::other("the journal is poisoned"));

@@ -6,6 +6,7 @@ use super::super::format::{COLD_BIT, FLAG_FIRST, HeaderError, Seed, is_cold, rec
 use super::super::history::{self, HistoryNote};
 use super::super::index::{IndexError, IndexFacts, IndexFile};
 use super::super::options::Options;
+use super::super::room;
 use super::super::segment::{FIRST_RECORD_AT, Found, Walk, read_header};
 use super::super::shared::{Pool, Shared, Spare};
 use super::super::storage::{Disk, DiskFile};
@@ -293,6 +294,17 @@ impl Inventory {
             };
             self.damage.push(Damage { file, first, next, receivers, complete });
         }
+    }
+
+    /// Gives the room of a spare segment back to the disk, but not that of the last: it will be
+    /// written to. Says whether there was one.
+    pub(super) fn give_up_spare(&mut self, disk: &dyn Disk) -> io::Result<bool> {
+        if self.spares.len() < 2 {
+            return Ok(false);
+        }
+        let Some((_, path)) = self.spares.pop() else { return Ok(false) };
+        room::give_up(disk, &path)?;
+        Ok(true)
     }
 
     /// Forgets a segment in which the scan found nothing; it can be written again.

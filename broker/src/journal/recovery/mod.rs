@@ -82,11 +82,27 @@ pub(super) fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Engine, Open
         // Nothing can have been reclaimed or compacted yet.
         None => (Snapshot { position: 1, next_segment: 1, ..Snapshot::default() }, None),
     };
-    let mut inventory = Inventory::take(&*disk, &mut owner, &snapshot, (options.now_ms)())?;
+    if application.is_some() {
+        // A sync of this name may have failed in an earlier life of this process.
+        disk.sync_dir("").map_err(io(""))?;
+    }
+    let now_ms = (options.now_ms)();
+    let mut inventory = Inventory::take(&*disk, &mut owner, &snapshot, now_ms)?;
     let first = inventory.segments.first().map_or(1, |segment| segment.first);
     // A cold segment is made only of what a checkpoint covers.
     checkpoints.check(&*disk, first, inventory.had_cold)?;
-    let mut tail = scan::scan(&disk, owner, &snapshot, &mut inventory).map_err(io("segments"))?;
+    let mut tail = loop {
+        match scan::scan(&disk, owner, &snapshot, &mut inventory) {
+            // What is set aside needs room. Reading again comes to the same result.
+            Err(error)
+                if is_full(&error)
+                    && inventory.give_up_spare(&*disk).map_err(io("segments"))? =>
+            {
+                inventory = Inventory::take(&*disk, &mut owner, &snapshot, now_ms)?;
+            }
+            scanned => break scanned.map_err(io("segments"))?,
+        }
+    };
     checkpoints.check(&*disk, first, !tail.gaps.is_empty())?;
     inventory.findings.extend(checkpoints.mend(&*disk).map_err(io(""))?);
     let cold = cold::scan_cold(&*disk, owner, &inventory.cold, &mut tail.findings);

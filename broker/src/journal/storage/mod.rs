@@ -7,6 +7,8 @@
 //! crash; after [`Disk::sync_dir`] so do the names in that directory. Nothing else does, in any order:
 //! an unsynced write may be kept wholly, in part, or not at all, and a rename may be undone.
 
+#[cfg(feature = "faults")]
+pub mod faulty;
 mod real;
 #[cfg(any(test, feature = "faults"))]
 pub mod sim;

@@ -49,6 +49,9 @@ pub enum Fault {
     Full,
     /// A write stops half-way, for want of room.
     Short,
+    /// A sync fails, and what it was for is taken for written from then on though it is not: as Linux
+    /// does it.
+    Lost,
 }
 
 /// See the module. Clones are the same disk.
@@ -66,6 +69,7 @@ struct Inner {
     crash_at: Option<u64>,
     crashed: bool,
     fault: Option<(u64, Fault)>,
+    fills_at: Option<u64>,
     capacity: u64,
     locked: Arc<AtomicBool>,
 }
@@ -105,6 +109,7 @@ impl SimDisk {
             crash_at: None,
             crashed: false,
             fault: None,
+            fills_at: None,
             capacity,
             locked: Arc::default(),
         })))
@@ -118,6 +123,11 @@ impl SimDisk {
     /// Plans a fault for the step with this number.
     pub fn fault_at(&self, step: u64, fault: Fault) {
         self.0.lock().fault = Some((step, fault));
+    }
+
+    /// From the step with this number on nothing is free: what is in use then is the disk's size.
+    pub fn fill_at(&self, step: u64) {
+        self.0.lock().fills_at = Some(step);
     }
 
     /// Gives the disk another size.
@@ -146,11 +156,12 @@ impl SimDisk {
     }
 
     /// The disk after a crash now. Bit `n` of `mask` keeps the n-th unsynced change; without a mask
-    /// each is kept or not by chance. Kept writes may be torn.
+    /// each is kept or not by chance. The last bit stands for all changes from there on. Kept writes may
+    /// be torn.
     #[must_use]
     pub fn after_crash(&self, mask: Option<u64>, dice: &mut Dice) -> SimDisk {
         let inner = self.0.lock();
-        let mut place = 0;
+        let mut place = 0u32;
         let mut kept = |dice: &mut Dice| {
             let keep = mask.map_or_else(|| dice.chance(60), |mask| mask >> place.min(63) & 1 == 1);
             place += 1;
@@ -222,6 +233,9 @@ impl Inner {
             return Err(io::Error::other("the machine is down"));
         }
         self.steps += 1;
+        if self.fills_at == Some(self.steps) {
+            self.capacity = self.used();
+        }
         if self.crash_at == Some(self.steps) {
             self.crashed = true;
             return Ok(true);
@@ -422,7 +436,7 @@ impl SimFile {
             Change::Write(at, data) => (at + data.len() as u64).saturating_sub(length),
             Change::Length(len) => len.saturating_sub(length),
         };
-        if used + grown > capacity {
+        if grown > 0 && used + grown > capacity {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let change = match change {
@@ -472,7 +486,12 @@ impl DiskFile for SimFile {
     fn sync(&self) -> io::Result<()> {
         let mut inner = self.disk.0.lock();
         after(inner.step()?)?;
+        let lost = inner.fault == Some((inner.steps, Fault::Lost));
         if let Some(file) = inner.files.get_mut(&self.id) {
+            if lost {
+                file.pending.clear();
+                return Err(io::Error::other("planned fault"));
+            }
             // Nothing but what was pending differs between the two.
             for change in std::mem::take(&mut file.pending) {
                 change.apply(&mut file.durable);

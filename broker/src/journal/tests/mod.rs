@@ -2,16 +2,19 @@
 
 mod backup;
 mod checkpoints;
+mod commit;
 mod compact;
 mod crash;
 mod damage;
 mod format;
+mod full;
 mod history;
 mod indexes;
 mod lost;
 mod model;
 mod offline;
 mod rig;
+mod sick;
 mod threads;
 
 use super::Options;

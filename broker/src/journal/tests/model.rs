@@ -176,6 +176,23 @@ impl World {
         self.engine.shared.settle(Settle::acked(PeerId(peer), 5, floor, numbers));
     }
 
+    /// Settles all that is open or parked.
+    pub(super) fn settle_all(&mut self) {
+        for peer in 1..=PEERS {
+            let numbers = self.with_fate(peer, |fate| matches!(fate, Fate::Open | Fate::Parked(_)));
+            let Some(last) = numbers.last().copied() else { continue };
+            for number in &numbers {
+                let was = self.messages[number].receivers[&peer];
+                let fate = match was {
+                    Fate::Parked(Sure::Yes) => Fate::ParkedThenSettled,
+                    _ => Fate::Settled(Sure::No),
+                };
+                self.set_fate(peer, *number, fate);
+            }
+            self.engine.shared.settle(Settle::acked(PeerId(peer), 5, last, numbers));
+        }
+    }
+
     fn park(&mut self, dice: &mut Dice) {
         let peer = 1 + dice.below(PEERS as usize) as u32;
         let open = self.with_fate(peer, |fate| fate == Fate::Open);
