@@ -141,7 +141,7 @@ async fn a_refused_receiver_is_named_and_the_others_get_the_message() {
 #[tokio::test]
 async fn a_quota_names_the_peer_and_its_figures() {
     let (_scene, _node, cli) = with_peers("a_quota_names_the_peer_a", &[]).await;
-    cli.ok(&["peer", "add", "small", "attach:", "--queue-messages", "1"]);
+    cli.ok(&["peer", "add", "small", "attach:", "--quota-messages", "1"]);
     cli.ok(&["pub", "--to", "small", "x"]);
     cli.run(&["pub", "--to", "small", "y"])
         .failed(5, &["small: peer_quota: small: 1 messages wait for it, its quota is 1;"]);

@@ -137,6 +137,10 @@ events! {
         => "Check the disk and the kernel's log; the node tries to reopen by itself."
     ERROR journal_poisoned(reason: &str);
 
+    "The journal could not be opened again. The node stays up, tells every caller why, and tries at `next_attempt`."
+        => "Check the disk and the kernel's log, and free space if that is what is missing."
+    ERROR journal_unusable(reason: &str, next_attempt: WallMillis);
+
     "The journal is usable again." => "Nothing."
     INFO journal_recovered(epoch: u32);
 

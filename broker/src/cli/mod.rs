@@ -24,6 +24,7 @@ mod receive;
 mod serve;
 mod show;
 mod usage;
+mod status;
 mod values;
 mod watch;
 
@@ -84,6 +85,8 @@ enum Verb {
     /// See what has become of a message
     #[command(subcommand)]
     Message(message::Verb),
+    /// The node at a glance; exit code 5 and the reason while it takes no publishes
+    Status,
     Watch(watch::Args),
     LogLevel(log_level::Args),
     Bench(Box<bench::Args>),
@@ -128,6 +131,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Call(args) => call::run(args, target, output),
         Verb::Peer(verb) => peer::run(verb, target, output),
         Verb::Message(verb) => message::run(verb, target, output),
+        Verb::Status => status::run(target, output),
         Verb::Watch(args) => watch::run(&args, target, output),
         Verb::LogLevel(args) => log_level::run(args, target),
         Verb::Bench(args) => bench::run(*args, target, output),

@@ -11,7 +11,8 @@ use crate::config::Config;
 use crate::listen::tcp;
 use actix_rt::System;
 use restante_actors::admin::SetLogFilter;
-use restante_actors::events;
+use restante_actors::{clock, events};
+use restante_protocol::time::WallMillis;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -66,13 +67,16 @@ pub(super) fn run(
     loop {
         let born = Instant::now();
         let first = lasting.reborn.is_none();
-        let why = match one(&lasting, &door, stopped, stop, &mut ready) {
+        let (why, unusable) = match one(&lasting, &door, stopped, stop, &mut ready) {
             Ok(Ended::Stopped) => return Ok(()),
             Err(error) if first => return Err(error),
-            Ok(Ended::Failed(why)) => why,
-            Err(error) => error.to_string(),
+            Ok(Ended::Failed(why)) => (why, false),
+            Err(error) => (error.to_string(), true),
         };
         wait = if born.elapsed() >= LONG_LIFE { REBIRTH_MIN } else { (2 * wait).min(REBIRTH_MAX) };
+        if unusable {
+            events::journal_unusable(&why, WallMillis(clock::wall_of(clock::now() + wait)));
+        }
         lasting.reborn = Some((why, wait));
     }
 }

@@ -23,6 +23,9 @@ enum Fault {
     Full,
     /// `no-sync`: a sync says that it is done and has done nothing.
     NoSync,
+    /// `twice`: a sync is done twice. A file system that is shut down while it syncs may say that it is
+    /// done when it is not; the second time it says that it is down.
+    Twice,
 }
 
 /// The disk, with faults if the environment asks for them.
@@ -49,6 +52,7 @@ fn fault(control: &PathBuf) -> Option<Fault> {
         "write" => Some(Fault::Write),
         "full" => Some(Fault::Full),
         "no-sync" => Some(Fault::NoSync),
+        "twice" => Some(Fault::Twice),
         _ => None,
     }
 }
@@ -58,10 +62,11 @@ fn io_error() -> io::Error {
     io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error())
 }
 
-fn sync(control: &PathBuf, really: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+fn sync(control: &PathBuf, really: impl Fn() -> io::Result<()>) -> io::Result<()> {
     match fault(control) {
         Some(Fault::Sync) => Err(io_error()),
         Some(Fault::NoSync) => Ok(()),
+        Some(Fault::Twice) => really().and_then(|()| really()),
         _ => really(),
     }
 }
