@@ -23,8 +23,8 @@ mod publish;
 mod receive;
 mod serve;
 mod show;
-mod usage;
 mod status;
+mod usage;
 mod values;
 mod watch;
 

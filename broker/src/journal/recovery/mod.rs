@@ -82,10 +82,6 @@ pub(super) fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Engine, Open
         // Nothing can have been reclaimed or compacted yet.
         None => (Snapshot { position: 1, next_segment: 1, ..Snapshot::default() }, None),
     };
-    if application.is_some() {
-        // A sync of this name may have failed in an earlier life of this process.
-        disk.sync_dir("").map_err(io(""))?;
-    }
     let now_ms = (options.now_ms)();
     let mut inventory = Inventory::take(&*disk, &mut owner, &snapshot, now_ms)?;
     let first = inventory.segments.first().map_or(1, |segment| segment.first);
