@@ -13,6 +13,7 @@ use super::segment;
 use super::shared::{CheckpointJob, Ready, Shared, Spare};
 use super::state::Place;
 use super::storage::is_full;
+use foldhash::HashSet;
 use restante_protocol::id::MessageNumber;
 use std::io;
 use std::sync::Arc;
@@ -29,7 +30,6 @@ pub(super) const CHECKPOINT_PATHS: [&str; 2] = ["checkpoint", "checkpoint.copy"]
 pub(super) struct Keeper {
     pub(super) shared: Arc<Shared>,
     pub(super) full: bool,
-    checkpoint_bytes: u64,
     compactor: Compactor,
     /// After what pause compaction goes on, if it has something to do.
     rest: Option<Duration>,
@@ -41,7 +41,7 @@ impl Keeper {
     /// A keeper of a journal whose newest checkpoint was taken at `covered`.
     pub(super) fn new(shared: Arc<Shared>, covered: MessageNumber) -> Keeper {
         let compactor = Compactor::new(covered);
-        Keeper { shared, full: false, checkpoint_bytes: 0, compactor, rest: None, eager: false }
+        Keeper { shared, full: false, compactor, rest: None, eager: false }
     }
 
     /// The thread: looks around when asked to, every so often while the disk is full, and after each
@@ -151,10 +151,11 @@ impl Keeper {
             self.shared.keeper.lock().checkpoint.get_or_insert(job);
             return Err(error);
         }
-        self.checkpoint_bytes = (bytes.len() * CHECKPOINT_PATHS.len()) as u64;
+        let size = (bytes.len() * CHECKPOINT_PATHS.len()) as u64;
+        self.shared.checkpoint_bytes.store(size, Ordering::Relaxed);
         self.shared.disk.sync_dir("")?;
         self.compactor.covered = snapshot.position;
-        let kept = |id: u64| snapshot.segments.iter().any(|note| note.id == id);
+        let kept: HashSet<u64> = snapshot.segments.iter().map(|note| note.id).collect();
         let gone: Vec<u64> = {
             let state = self.shared.state.lock();
             state
@@ -164,14 +165,14 @@ impl Keeper {
                 // A cold one may have been made since the snapshot was taken.
                 .filter(|segment| segment.live == 0)
                 .map(|segment| segment.id)
-                .filter(|id| !kept(*id))
+                .filter(|id| !kept.contains(id))
                 .collect()
         };
         // One that was sealed while this turn was under way has no index yet, and its history is made
         // of that.
         self.write_indexes()?;
         gone.into_iter().try_for_each(|id| self.shared.reclaim(id))?;
-        self.shared.remove_retired(kept)
+        self.shared.remove_retired(|id| kept.contains(&id))
     }
 
     /// Adds up what is on disk.
@@ -189,21 +190,31 @@ impl Keeper {
             let spares = pool.spares.len() as u64 * self.shared.options.segment_bytes;
             (ready + spares + retired, pool.history.iter().map(|note| note.bytes).sum::<u64>())
         };
-        let used = segments + pool + history + self.checkpoint_bytes;
+        let checkpoint = self.shared.checkpoint_bytes.load(Ordering::Relaxed);
+        let used = segments + pool + history + checkpoint;
         self.shared.disk_bytes.store(used, Ordering::Relaxed);
         used
     }
 
-    /// Asks for a checkpoint when segments wait for one to be given back.
+    /// Asks for a checkpoint when segments wait for one to be given back, and when one has been
+    /// sealed: a restart then reads no more of the log than the segment that was being written.
     fn ask_if_due(&self) {
         if self.shared.pins.any() {
             return;
         }
         let retired = self.shared.pool.lock().retired.len();
-        let dead = self.shared.state.lock().dead + 2 * retired;
+        let (dead, sealed) = {
+            let state = self.shared.state.lock();
+            let sealed = state.segments.iter().rev().find_map(|segment| segment.next);
+            (state.dead + 2 * retired, sealed)
+        };
+        let is_uncovered = sealed.is_some_and(|next| next > self.compactor.covered);
         let written = self.shared.since_checkpoint.load(Ordering::Relaxed);
         let worth_it = written >= self.shared.options.segment_bytes / 8;
-        if dead >= 2 || (dead == 1 && (worth_it || self.full)) {
+        if dead >= 2
+            || (dead == 1 && (worth_it || self.full))
+            || (is_uncovered && self.shared.can_afford_checkpoint())
+        {
             self.shared.ask_for_checkpoint();
         }
     }

@@ -65,9 +65,15 @@ pub(super) struct Shared {
     pub(super) checkpoint_asked: AtomicBool,
     /// Bytes of log since the last checkpoint was handed over.
     pub(super) since_checkpoint: AtomicU64,
+    /// Bytes of the last checkpoint.
+    pub(super) checkpoint_bytes: AtomicU64,
     /// Number of the last settle or park that was queued.
     pub(super) last_lazy: AtomicU64,
 }
+
+/// A checkpoint is written when there is this many times as much log since the last one: so all of
+/// them together cost at most 2 % of what is written.
+const LOG_PER_CHECKPOINT: u64 = 50;
 
 const OPEN: u8 = 0;
 const FULL: u8 = 1;
@@ -216,6 +222,7 @@ impl Shared {
             disk_bytes: AtomicU64::new(parts.disk_bytes),
             checkpoint_asked: AtomicBool::new(false),
             since_checkpoint: AtomicU64::new(0),
+            checkpoint_bytes: AtomicU64::new(0),
             last_lazy: AtomicU64::new(0),
         }
     }
@@ -501,6 +508,12 @@ impl Shared {
     /// Says something to the router. It may have gone away; then no one is left to be told.
     pub(super) fn tell(&self, ticket: Ticket, end: End) {
         let _ = self.completions.send(Completion { ticket, end });
+    }
+
+    /// Whether there is so much log since the last checkpoint that another one is cheap.
+    pub(super) fn can_afford_checkpoint(&self) -> bool {
+        let size = self.checkpoint_bytes.load(Ordering::Relaxed);
+        self.since_checkpoint.load(Ordering::Relaxed) >= LOG_PER_CHECKPOINT.saturating_mul(size)
     }
 
     /// Asks for a checkpoint, once until it comes.

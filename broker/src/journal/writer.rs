@@ -250,7 +250,9 @@ impl Writer {
         let written = std::mem::take(&mut self.commit_bytes) as u64;
         let since = &self.shared.since_checkpoint;
         let before = since.fetch_add(written, std::sync::atomic::Ordering::Relaxed);
-        if before + written >= self.shared.options.checkpoint_bytes {
+        if before + written >= self.shared.options.checkpoint_bytes
+            && self.shared.can_afford_checkpoint()
+        {
             self.shared.ask_for_checkpoint();
         }
     }

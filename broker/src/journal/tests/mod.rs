@@ -6,6 +6,7 @@ mod commit;
 mod compact;
 mod crash;
 mod damage;
+mod depth;
 mod format;
 mod full;
 mod history;

@@ -1,0 +1,170 @@
+//! What may not grow with the depth of a backlog: what a restart reads, and what a page of it reads.
+
+use super::super::storage::{Disk, DiskFile, RealDisk};
+use super::super::{Options, open_on};
+use super::{A, batch_of, small};
+use bytes::Bytes;
+use restante_actors::journal::{End, Lane, Opened, Read, Settle};
+use std::io::{self, IoSlice};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const SEGMENT_BYTES: u64 = 64 * 1024;
+
+/// The real disk, counting the bytes that are read from it.
+struct Counted {
+    disk: RealDisk,
+    read: Arc<AtomicU64>,
+}
+
+struct CountedFile {
+    file: Arc<dyn DiskFile>,
+    read: Arc<AtomicU64>,
+}
+
+impl Counted {
+    fn wrap(&self, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
+        Arc::new(CountedFile { file, read: Arc::clone(&self.read) })
+    }
+}
+
+impl Disk for Counted {
+    fn create(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.disk.create(path).map(|file| self.wrap(file))
+    }
+    fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.disk.open(path).map(|file| self.wrap(file))
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+    fn unlink(&self, path: &str) -> io::Result<()> {
+        self.disk.unlink(path)
+    }
+    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
+        self.disk.list(dir)
+    }
+    fn make_dir(&self, dir: &str) -> io::Result<()> {
+        self.disk.make_dir(dir)
+    }
+    fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        self.disk.sync_dir(dir)
+    }
+    fn lock(&self, path: &str) -> io::Result<Box<dyn Send + Sync>> {
+        self.disk.lock(path)
+    }
+    fn free_bytes(&self) -> io::Result<u64> {
+        self.disk.free_bytes()
+    }
+    fn describe(&self, path: &str) -> String {
+        self.disk.describe(path)
+    }
+}
+
+impl DiskFile for CountedFile {
+    fn length(&self) -> io::Result<u64> {
+        self.file.length()
+    }
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        self.file.allocate(bytes)
+    }
+    fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.file.write_at(bufs, offset)
+    }
+    fn read_at(&self, offset: u64, len: usize, into: &mut Vec<u8>) -> io::Result<usize> {
+        let got = self.file.read_at(offset, len, into)?;
+        self.read.fetch_add(got as u64, Ordering::Relaxed);
+        Ok(got)
+    }
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        self.file.next_data(offset)
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync()
+    }
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        self.file.truncate(len)
+    }
+}
+
+fn opened(dir: &Path) -> (Opened, Arc<AtomicU64>) {
+    let read = Arc::new(AtomicU64::new(0));
+    let disk = Counted { disk: RealDisk::new(dir), read: Arc::clone(&read) };
+    // Only the end of a segment asks for a checkpoint.
+    let options = Options { checkpoint_bytes: u64::MAX, ..small(SEGMENT_BYTES) };
+    (open_on(Arc::new(disk), options).unwrap(), read)
+}
+
+/// Queues so much for one peer that `segments` are filled, and answers when checkpoints are due.
+fn fill(opened: &mut Opened, segments: u64) -> u64 {
+    let body = [7u8; 1_000];
+    let bodies: Vec<&[u8]> = vec![&body; 16];
+    let rounds = segments * SEGMENT_BYTES / (16 * 1_050);
+    for round in 0..rounds {
+        let (ticket, _) = opened.journal.append(batch_of(16 * round, &[1], &bodies)).ok().unwrap();
+        loop {
+            let completion = opened.completions.blocking_recv().unwrap();
+            match completion.end {
+                End::Durable(_) if completion.ticket == ticket => break,
+                End::CheckpointDue => opened.journal.checkpoint(Bytes::from_static(b"S")),
+                End::Durable(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    16 * rounds
+}
+
+/// Bytes read by a restart after a crash with so many segments queued, half of one of them acked out
+/// of order.
+fn read_by_restart(segments: u64) -> u64 {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut journal, _) = opened(dir.path());
+    let messages = fill(&mut journal, segments);
+    let backlog = journal.journal.backlog(A);
+    assert_eq!(backlog.messages, messages);
+    let some: Vec<u64> = (backlog.newest - 40..backlog.newest).step_by(2).collect();
+    let settled = some.len() as u64;
+    journal.journal.settle(Settle::acked(A, 1, 0, some));
+    journal.journal.flush(1);
+    while !matches!(journal.completions.blocking_recv().unwrap().end, End::Flushed(1)) {}
+    // Dropped without a close: the same as a crash.
+    drop(journal);
+    let (journal, read) = opened(dir.path());
+    assert!(!journal.recovered.clean);
+    assert_eq!(journal.journal.backlog(A).messages, messages - settled);
+    read.load(Ordering::Relaxed)
+}
+
+#[test]
+fn a_restart_reads_no_more_of_a_deep_backlog_than_of_a_shallow_one() {
+    let (shallow, deep) = (read_by_restart(4), read_by_restart(40));
+    // What it reads of the log is what was not covered by a checkpoint; the rest is the heads of
+    // the indexes, and the sizes of a few of the files by chance.
+    assert!(deep < shallow + 4 * SEGMENT_BYTES, "{shallow} bytes, then {deep}");
+}
+
+#[test]
+fn a_page_reads_little_more_than_it_brings() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut journal, read) = opened(dir.path());
+    let messages = fill(&mut journal, 20);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    read.store(0, Ordering::Relaxed);
+    let (mut after, mut brought, mut bytes) = (0, 0, 0);
+    loop {
+        let (through, bytes_max, messages_max) = (u64::MAX, 32 * 1024, 1_000);
+        let request = Read { peer: A, lane: Lane::Open, after, through, bytes_max, messages_max };
+        let page = runtime.block_on(journal.journal.next(request)).unwrap();
+        if page.messages.is_empty() {
+            break;
+        }
+        after = page.through;
+        brought += page.messages.len() as u64;
+        bytes += page.messages.iter().map(|stored| stored.body.len() as u64).sum::<u64>();
+    }
+    assert_eq!(brought, messages);
+    let read = read.load(Ordering::Relaxed);
+    assert!(read < bytes + bytes / 5, "{read} bytes were read for {bytes}");
+}
