@@ -12,8 +12,9 @@
 //! ```
 
 use super::format::{FILE_HEADER_BYTES, FileHeader, FileKind, HeaderError, be_u32, be_u64, crc32c};
+use super::held::Held;
 use super::numbers::NumberSet;
-use super::state::{Held, State};
+use super::state::State;
 use bytes::Bytes;
 use restante_protocol::id::{MessageNumber, PeerId};
 use restante_protocol::record::{put_varint, take_varint};
@@ -78,9 +79,9 @@ impl Snapshot {
         let note = |held: &Held| TouchedNote {
             first: held.first,
             open: held.open,
-            bytes: held.bytes,
-            settled: held.settled.clone(),
-            parked: held.parked.clone(),
+            bytes: held.bytes(),
+            settled: held.settled().clone(),
+            parked: held.parked().clone(),
         };
         let mut peers: Vec<PeerNote> = state
             .peers

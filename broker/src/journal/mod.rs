@@ -30,6 +30,7 @@ mod compact;
 mod error;
 mod format;
 mod handle;
+mod held;
 mod history;
 mod index;
 mod keeper;

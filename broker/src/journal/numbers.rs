@@ -21,11 +21,13 @@ pub(super) enum NumberSet {
 
 impl Default for NumberSet {
     fn default() -> NumberSet {
-        NumberSet::List(Vec::new())
+        NumberSet::EMPTY
     }
 }
 
 impl NumberSet {
+    pub(super) const EMPTY: NumberSet = NumberSet::List(Vec::new());
+
     pub(super) fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -3,13 +3,15 @@
 //!
 //! A peer holds one [`Held`] for each segment with messages of its own that are not done: counts, and
 //! the few numbers settled out of order. Positions stay in the segments' indexes. So memory grows
-//! with segments times peers, not with messages.
+//! with segments times peers (32 bytes each), not with messages. What is done settle by settle takes
+//! no longer the more segments there are: shares are found by bisection, and gone through only by a
+//! checkpoint.
 //!
 //! A message counts from the moment it is durable. It is *open* until it is settled or parked; a
 //! parked one keeps its segment until it is settled.
 
+use super::held::Held;
 use super::index::SegmentIndex;
-use super::numbers::NumberSet;
 use super::refs::{Messages, Ref, Refs};
 use foldhash::HashMap;
 use restante_actors::journal::{Backlog, Lane, Read};
@@ -77,30 +79,12 @@ pub(super) struct Peer {
     pub(super) newest: MessageNumber,
     /// By segment, ascending; only those with something open or parked, and the active one.
     pub(super) held: Vec<Held>,
-    /// Segments above the floor in which everything is done: first numbers, and the peer's last.
+    /// Segments above the floor in which everything is done, ascending: first numbers, and the peer's
+    /// last.
     pub(super) done: Vec<(MessageNumber, MessageNumber)>,
     messages: u64,
     bytes: u64,
     parked: u64,
-}
-
-/// A peer's share of one segment.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Held {
-    /// The segment's first number.
-    pub(super) first: MessageNumber,
-    /// The peer's newest message in it.
-    pub(super) last: MessageNumber,
-    /// All messages of the peer in it.
-    pub(super) total: u32,
-    /// Open ones.
-    pub(super) open: u32,
-    /// Bytes of the open ones' bodies: exact when none or all are open, else by their average.
-    pub(super) bytes: u64,
-    /// Settled above the floor, relative to `first`.
-    pub(super) settled: NumberSet,
-    /// Parked, relative to `first`.
-    pub(super) parked: NumberSet,
 }
 
 /// What a commit adds, collected before the write and taken over after the sync.
@@ -185,7 +169,7 @@ impl State {
                 let index = std::mem::take(&mut **index);
                 for peer in index.refs.keys() {
                     if let Some(peer) = self.peers.get_mut(peer) {
-                        peer.drop_done(next);
+                        peer.let_go_if_done(segment.first);
                     }
                 }
                 segment.index = Place::Sealed(Arc::new(index));
@@ -202,28 +186,30 @@ impl State {
         let Some(peer) = peers.get_mut(&record.peer) else { return false };
         let dead_before = *dead;
         let floor = peer.floor.max(record.floor);
-        let (mut at, mut emptied) = (0, false);
+        let active = segments.last().map_or(0, |segment| segment.first);
+        let mut at = 0;
         while at < numbers.len() {
             let Some(place) = peer.place_of(numbers[at]) else {
                 at += 1;
                 continue;
             };
             let held = &mut peer.held[place];
-            let through = at + numbers[at..].partition_point(|number| *number <= held.last);
+            let (first, last) = (held.first, held.last());
+            let through = at + numbers[at..].partition_point(|number| *number <= last);
             let (settled, unparked) =
                 held.settle(&numbers[at..through], peer.floor, floor, &mut record.above);
             let bytes = held.give_up(settled);
-            emptied |= held.is_done();
+            let is_done = held.is_done();
             peer.messages -= u64::from(settled);
             peer.bytes -= bytes;
             peer.parked -= u64::from(unparked);
-            *thinner |= release(segments, dead, held.first, u64::from(settled + unparked));
+            *thinner |= release(segments, dead, first, u64::from(settled + unparked));
+            if is_done && first != active {
+                peer.let_go(place, floor);
+            }
             at = through.max(at + 1);
         }
         peer.raise_floor(floor);
-        if emptied {
-            peer.drop_done(segments.last().map_or(0, |segment| segment.first));
-        }
         std::mem::take(thinner) | (*dead > dead_before)
     }
 
@@ -233,8 +219,8 @@ impl State {
         let Some(peer) = self.peers.get_mut(&peer) else { return };
         let Some(place) = peer.place_of(number) else { return };
         let held = &mut peer.held[place];
-        let relative = (number - held.first) as u32;
-        if held.open == 0 || held.settled.contains(relative) || !held.parked.insert(relative) {
+        let relative = held.relative(number);
+        if held.open == 0 || held.settled().contains(relative) || !held.mark_parked(relative) {
             return;
         }
         let bytes = held.give_up(1);
@@ -259,10 +245,10 @@ impl State {
         let Some(peer) = self.peers.get(&peer) else { return Standing::Settled };
         let Some(place) = peer.place_of(number) else { return Standing::Settled };
         let held = &peer.held[place];
-        let relative = (number - held.first) as u32;
-        if held.parked.contains(relative) {
+        let relative = held.relative(number);
+        if held.parked().contains(relative) {
             Standing::Parked
-        } else if number <= peer.floor || held.settled.contains(relative) {
+        } else if number <= peer.floor || held.settled().contains(relative) {
             Standing::Settled
         } else {
             Standing::Open
@@ -306,10 +292,10 @@ impl State {
         }
         let Some(peer) = self.peers.get(&read.peer) else { return Pick::Nothing };
         let after = if read.lane == Lane::Open { after.max(peer.floor) } else { after };
-        let from = peer.held.partition_point(|held| held.last <= after);
+        let from = peer.held.partition_point(|held| held.last() <= after);
         let wanted = |held: &&Held| match read.lane {
             Lane::Open => held.open > 0,
-            Lane::Parked => !held.parked.is_empty(),
+            Lane::Parked => !held.parked().is_empty(),
         };
         let Some(held) = peer.held[from..].iter().find(wanted) else { return Pick::Nothing };
         if held.first > read.through {
@@ -317,7 +303,7 @@ impl State {
         }
         let Some(segment) = self.segment(held.first) else {
             // Lost, and reported when the journal was opened.
-            let (segment, first, through) = (0, held.first, held.last);
+            let (segment, first, through) = (0, held.first, held.last());
             return Pick::Found(Picked { segment, first, refs: Vec::new(), through });
         };
         let in_file;
@@ -334,7 +320,7 @@ impl State {
         };
         let (picked, through) = match refs {
             Some(refs) => held.pick(refs, read, after, budget),
-            None => (Vec::new(), held.last),
+            None => (Vec::new(), held.last()),
         };
         Pick::Found(Picked { segment: segment.id, first: held.first, refs: picked, through })
     }
@@ -364,13 +350,10 @@ fn release(segments: &mut [Segment], dead: &mut usize, first: MessageNumber, gon
 impl Peer {
     fn add(&mut self, first: MessageNumber, last: MessageNumber, count: u32, bytes: u64) {
         if self.held.last().is_none_or(|held| held.first != first) {
-            self.held.push(Held { first, ..Held::default() });
+            self.held.push(Held::new(first));
         }
         if let Some(held) = self.held.last_mut() {
-            held.last = last;
-            held.total += count;
-            held.open += count;
-            held.bytes += bytes;
+            held.grow(last, count, bytes);
         }
         self.newest = last;
         self.messages += u64::from(count);
@@ -379,144 +362,87 @@ impl Peer {
 
     /// Which of the shares a number lies in.
     pub(super) fn place_of(&self, number: MessageNumber) -> Option<usize> {
-        let place = self.held.partition_point(|held| held.last < number);
+        let place = self.held.partition_point(|held| held.last() < number);
         self.held.get(place).is_some_and(|held| held.first <= number).then_some(place)
     }
 
     /// Raises the floor and forgets what lies below it.
     pub(super) fn raise_floor(&mut self, floor: MessageNumber) {
-        let from = self.held.partition_point(|held| held.last <= self.floor);
+        let from = self.held.partition_point(|held| held.last() <= self.floor);
         self.floor = floor;
         for held in self.held[from..].iter_mut().take_while(|held| held.first <= floor) {
-            held.settled.drop_through((floor.min(held.last) - held.first) as u32);
+            held.raise_floor(floor);
         }
-        self.done.retain(|(_, last)| *last > floor);
+        let below = self.done.partition_point(|(_, last)| *last <= floor);
+        self.done.drain(..below);
     }
 
-    /// Forgets the shares of sealed segments in which everything is done.
-    pub(super) fn drop_done(&mut self, active: MessageNumber) {
-        let (floor, done) = (self.floor, &mut self.done);
-        self.held.retain(|held| {
-            let stays = held.first == active || !held.is_done();
-            if !stays && held.last > floor {
-                let place = done.partition_point(|(other, _)| *other < held.first);
-                done.insert(place, (held.first, held.last));
-            }
-            stays
-        });
+    /// Whether everything is done in the segment that begins with `first`, and its share forgotten.
+    pub(super) fn is_done_with(&self, first: MessageNumber) -> bool {
+        self.done.binary_search_by_key(&first, |(done, _)| *done).is_ok()
     }
 
-    /// Computes the sums anew from the shares.
+    /// Forgets the share of a segment that has been sealed, if everything in it is done.
+    fn let_go_if_done(&mut self, first: MessageNumber) {
+        if let Ok(place) = self.held.binary_search_by_key(&first, |held| held.first)
+            && self.held[place].is_done()
+        {
+            self.let_go(place, self.floor);
+        }
+    }
+
+    /// Forgets a share of a sealed segment, in which everything is done.
+    fn let_go(&mut self, place: usize, floor: MessageNumber) {
+        let held = self.held.remove(place);
+        if held.last() <= floor {
+            return;
+        }
+        let place = self.done.partition_point(|(first, _)| *first < held.first);
+        self.done.insert(place, (held.first, held.last()));
+    }
+
+    /// Forgets the shares in which everything is done, and computes the sums anew from the others.
     pub(super) fn recount(&mut self) {
+        for place in (0..self.held.len()).rev() {
+            if self.held[place].is_done() {
+                self.let_go(place, self.floor);
+            }
+        }
         self.messages = self.held.iter().map(|held| u64::from(held.open)).sum();
-        self.bytes = self.held.iter().map(|held| held.bytes).sum();
-        self.parked = self.held.iter().map(|held| u64::from(held.parked.len())).sum();
+        self.bytes = self.held.iter().map(Held::bytes).sum();
+        self.parked = self.held.iter().map(|held| u64::from(held.parked().len())).sum();
     }
 }
 
-impl Held {
-    pub(super) fn is_done(&self) -> bool {
-        self.open == 0 && self.parked.is_empty()
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    /// Whether anything in it is other than it was when it was written.
-    pub(super) fn is_touched(&self) -> bool {
-        self.open != self.total || !self.settled.is_empty()
-    }
-
-    /// Marks `numbers`, all of this segment, as settled; returns how many were open and how many
-    /// parked. `floor` is where the floor will be, `old_floor` where it is.
-    fn settle(
-        &mut self,
-        numbers: &[MessageNumber],
-        old_floor: MessageNumber,
-        floor: MessageNumber,
-        above: &mut Vec<MessageNumber>,
-    ) -> (u32, u32) {
-        let (mut settled, mut unparked) = (0, 0);
-        for &number in numbers {
-            if number < self.first {
-                continue;
-            }
-            let relative = (number - self.first) as u32;
-            let parked = !self.parked.is_empty() && self.parked.remove(relative);
-            if parked {
-                unparked += 1;
-                if let Err(place) = above.binary_search(&number) {
-                    above.insert(place, number);
-                }
-                if number > floor {
-                    self.settled.insert(relative);
-                }
-            } else if number > floor {
-                settled += u32::from(self.settled.insert(relative));
-            } else if number > old_floor {
-                settled += u32::from(!self.settled.contains(relative));
-            }
+    /// A peer with a message each in segments that begin with 100, 200, …, all sealed.
+    fn peer(segments: u64) -> Peer {
+        let mut peer = Peer::default();
+        for nth in 1..=segments {
+            peer.add(100 * nth, 100 * nth + 50, 1, 10);
         }
-        (settled.min(self.open), unparked)
+        peer
     }
 
-    /// Takes `count` messages out of the open ones; returns their share of the bytes.
-    fn give_up(&mut self, count: u32) -> u64 {
-        if self.open == 0 {
-            return 0;
+    #[test]
+    fn a_share_is_let_go_once_all_of_it_is_done() {
+        let mut peer = peer(9);
+        for first in [200, 400, 300, 700] {
+            let place = peer.place_of(first + 50).unwrap();
+            peer.let_go_if_done(first);
+            assert_eq!(peer.held[place].first, first, "it is open");
+            peer.held[place].give_up(1);
+            peer.let_go_if_done(first);
+            assert!(peer.place_of(first + 50).is_none());
         }
-        let bytes = self.bytes * u64::from(count) / u64::from(self.open);
-        self.open -= count;
-        self.bytes -= bytes;
-        bytes
-    }
-
-    fn pick(
-        &self,
-        refs: &Refs,
-        read: &Read,
-        after: MessageNumber,
-        budget: Budget,
-    ) -> (Vec<Ref>, MessageNumber) {
-        let relative = |number: MessageNumber| (number.saturating_sub(self.first)) as u32;
-        let mut picked = Vec::new();
-        let mut bytes = 0;
-        let mut take = |entry: Ref| {
-            let full = picked.len() >= budget.messages
-                || (!picked.is_empty() && bytes + entry.length as usize > budget.bytes);
-            if !full {
-                bytes += entry.length as usize;
-                picked.push(entry);
-            }
-            !full
-        };
-        let mut through = self.last.min(read.through);
-        let from = if after < self.first { 0 } else { relative(after + 1) };
-        match read.lane {
-            Lane::Open => {
-                for entry in refs.from(from) {
-                    let number = self.first + u64::from(entry.number);
-                    if number > read.through {
-                        break;
-                    }
-                    let open = (self.settled.is_empty() || !self.settled.contains(entry.number))
-                        && (self.parked.is_empty() || !self.parked.contains(entry.number));
-                    if open && !take(entry) {
-                        through = number - 1;
-                        break;
-                    }
-                }
-            }
-            Lane::Parked => {
-                for number in self.parked.iter().filter(|number| *number >= from) {
-                    if self.first + u64::from(number) > read.through {
-                        break;
-                    }
-                    let entry = refs.from(number).next().filter(|entry| entry.number == number);
-                    if entry.is_some_and(|entry| !take(entry)) {
-                        through = self.first + u64::from(number) - 1;
-                        break;
-                    }
-                }
-            }
+        assert_eq!(peer.done, [(200, 250), (300, 350), (400, 450), (700, 750)]);
+        for first in [100, 200, 300, 400, 500, 600, 700, 800, 900] {
+            assert_eq!(peer.is_done_with(first), [200, 300, 400, 700].contains(&first), "{first}");
         }
-        (picked, through)
+        peer.raise_floor(400);
+        assert_eq!(peer.done, [(400, 450), (700, 750)]);
     }
 }

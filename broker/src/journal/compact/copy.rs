@@ -6,11 +6,11 @@
 use super::super::format::{
     FileKind, RecordError, RecordHeader, SEGMENT_HEADER_BYTES, Seed, record_bytes,
 };
+use super::super::held::Held;
 use super::super::index::{IndexError, IndexFile, SegmentIndex};
 use super::super::reader::extents;
 use super::super::refs::{Ref, Refs};
 use super::super::shared::Shared;
-use super::super::state::Held;
 use super::super::storage::DiskFile;
 use restante_protocol::id::{MessageNumber, PeerId};
 use restante_protocol::record::{
@@ -133,7 +133,8 @@ impl Copying {
     /// the index.
     fn take_parks(&mut self, shared: &Shared, live: &Live) {
         for LivePeer { peer, held, .. } in &live.peers {
-            let parked = held.parked.iter().map(|number| live.first + u64::from(number)).collect();
+            let parked =
+                held.parked().iter().map(|number| live.first + u64::from(number)).collect();
             for park in shared.park_records(*peer, parked) {
                 let mut body = Vec::new();
                 park.encode(&mut body);
@@ -262,7 +263,7 @@ impl Live {
                 Ok(LivePeer { peer: entry.peer, floor, held, refs: index.refs(&entry)? })
             })
             .collect::<Result<Vec<_>, IndexError>>()?;
-        let last = peers.iter().map(|peer| (peer.held.last - first) as u32).max().unwrap_or(0);
+        let last = peers.iter().map(|peer| (peer.held.last() - first) as u32).max().unwrap_or(0);
         Ok(Some(Live { id, first, peers, taken: 0, last }))
     }
 
@@ -294,8 +295,8 @@ impl Live {
             let entries = refs.from(from).take_while(|entry| entry.number < to);
             let live = entries.filter(|entry| {
                 let number = self.first + u64::from(entry.number);
-                let open = number > *floor && !held.settled.contains(entry.number);
-                open || held.parked.contains(entry.number)
+                let open = number > *floor && !held.settled().contains(entry.number);
+                open || held.parked().contains(entry.number)
             });
             window.extend(live.map(|at| Entry { at, peer: *peer }));
         }

@@ -4,8 +4,9 @@
 //! copy left out was done; above the floor it stands in the set of settled numbers, so that a number
 //! says the same before and after.
 
+use super::super::held::Held;
 use super::super::numbers::NumberSet;
-use super::super::state::{Held, Peer, Segment, State};
+use super::super::state::{Peer, Segment, State};
 use foldhash::HashMap;
 use restante_protocol::id::{MessageNumber, PeerId};
 
@@ -27,7 +28,7 @@ impl State {
             let copied = shares.get(id).map_or(0, |share| share.total);
             let held = &peer.held[peer.places(&range)];
             let live: u64 =
-                held.iter().map(|held| u64::from(held.open) + u64::from(held.parked.len())).sum();
+                held.iter().map(|held| u64::from(held.open) + u64::from(held.parked().len())).sum();
             live <= u64::from(copied)
         });
         let from = self.segments.partition_point(|segment| segment.first < cold.first);
@@ -67,24 +68,28 @@ impl Peer {
         });
         let places = self.places(range);
         let last_done = done.last().map(|(_, last)| *last);
-        let last_held = self.held[places.clone()].last().map(|held| held.last);
+        let last_held = self.held[places.clone()].last().map(Held::last);
         let last = last_done.max(last_held).max(share.map(|share| first + u64::from(share.last)));
         let Some(last) = last else { return 0 };
-        let mut merged = Held { first, last, ..Held::default() };
-        merged.total = share.map_or(0, |share| share.total);
+        let (mut settled, mut parked) = (NumberSet::default(), NumberSet::default());
         let floor = self.floor;
         for (from, to) in done {
             for number in from.max(floor + 1)..=to {
-                merged.settled.insert((number - first) as u32);
+                settled.insert((number - first) as u32);
             }
         }
+        let (mut open, mut bytes) = (0, 0);
         for held in self.held.drain(places.clone()) {
             let shift = (held.first - first) as u32;
-            merged.open += held.open;
-            merged.bytes += held.bytes;
-            merged.settled.take_over(&held.settled, shift);
-            merged.parked.take_over(&held.parked, shift);
+            open += held.open;
+            bytes += held.bytes();
+            settled.take_over(held.settled(), shift);
+            parked.take_over(held.parked(), shift);
         }
+        let mut merged = Held::new(first);
+        merged.grow(last, share.map_or(0, |share| share.total), 0);
+        merged.set_open(open, bytes);
+        merged.set_marks(settled, parked);
         if merged.is_done() {
             if last > floor {
                 let place = self.done.partition_point(|(other, _)| *other < first);
@@ -92,7 +97,7 @@ impl Peer {
             }
             return 0;
         }
-        let live = u64::from(merged.open) + u64::from(merged.parked.len());
+        let live = u64::from(merged.open) + u64::from(merged.parked().len());
         self.held.insert(places.start, merged);
         live
     }

@@ -7,11 +7,12 @@
 
 use super::super::checkpoint::{PeerNote, Snapshot, TouchedNote};
 use super::super::format::Seed;
+use super::super::held::Held;
 use super::super::index::{DirectoryEntry, IndexError, IndexFile};
 use super::super::rebuild::build_index;
 use super::super::refs::Refs;
 use super::super::shared::Shared;
-use super::super::state::{Held, Peer, Place, Segment, State};
+use super::super::state::{Place, Segment, State};
 use super::super::storage::Disk;
 use super::inventory::{FoundSegment, Inventory};
 use super::scan::{Replay, Scanned};
@@ -87,27 +88,17 @@ impl State {
         for entry in directory {
             let last = segment.first + u64::from(entry.last);
             let peer = self.peers.entry(entry.peer).or_default();
-            let held = Held {
-                first: segment.first,
-                last,
-                total: entry.count,
-                open: entry.count,
-                bytes: entry.body_bytes,
-                ..Held::default()
-            };
-            match note_of(notes, entry.peer, segment.first) {
-                Some(note) => peer.held.push(Held {
-                    open: note.open,
-                    bytes: note.bytes,
-                    settled: note.settled.clone(),
-                    parked: note.parked.clone(),
-                    ..held
-                }),
-                None if last > peer.floor && !peer.is_done_with(segment.first) => {
-                    peer.held.push(held);
-                }
-                None => {}
+            let note = note_of(notes, entry.peer, segment.first);
+            if note.is_none() && (last <= peer.floor || peer.is_done_with(segment.first)) {
+                continue;
             }
+            let mut held = Held::new(segment.first);
+            held.grow(last, entry.count, entry.body_bytes);
+            if let Some(note) = note {
+                held.set_open(note.open, note.bytes);
+                held.set_marks(note.settled.clone(), note.parked.clone());
+            }
+            peer.held.push(held);
         }
     }
 
@@ -128,11 +119,10 @@ impl State {
             let peer = self.peers.entry(*peer_id).or_default();
             let last = segment.first + u64::from(refs.last());
             peer.newest = peer.newest.max(last);
-            let mut held =
-                Held { first: segment.first, last, total: refs.count(), ..Held::default() };
+            let mut held = Held::new(segment.first);
+            held.grow(last, refs.count(), refs.body_bytes);
             if let Some(note) = note_of(notes, *peer_id, segment.first) {
-                held.settled = note.settled.clone();
-                held.parked = note.parked.clone();
+                held.set_marks(note.settled.clone(), note.parked.clone());
             } else if peer.is_done_with(segment.first) {
                 continue;
             }
@@ -150,27 +140,25 @@ impl State {
                 for number in settle.above {
                     let Some(place) = peer.place_of(number) else { continue };
                     let held = &mut peer.held[place];
-                    let relative = (number - held.first) as u32;
-                    held.parked.remove(relative);
+                    let relative = held.relative(number);
+                    held.unmark_parked(relative);
                     if number > floor {
-                        held.settled.insert(relative);
+                        held.mark_settled(relative);
                     }
                     dirty.insert((settle.peer, held.first));
                 }
-                for held in &peer.held {
-                    if held.last > peer.floor && held.first <= floor {
-                        dirty.insert((settle.peer, held.first));
-                    }
-                }
+                let from = peer.held.partition_point(|held| held.last() <= peer.floor);
+                let passed = peer.held[from..].iter().take_while(|held| held.first <= floor);
+                dirty.extend(passed.map(|held| (settle.peer, held.first)));
                 peer.raise_floor(floor);
             }
             Replay::Park(peer_id, number) => {
                 let Some(peer) = self.peers.get_mut(&peer_id) else { return };
                 let Some(place) = peer.place_of(number) else { return };
                 let held = &mut peer.held[place];
-                let relative = (number - held.first) as u32;
-                if !held.settled.contains(relative) {
-                    held.parked.insert(relative);
+                let relative = held.relative(number);
+                if !held.settled().contains(relative) {
+                    held.mark_parked(relative);
                     dirty.insert((peer_id, held.first));
                 }
             }
@@ -187,9 +175,8 @@ impl State {
                 continue;
             };
             let held = &mut peer.held[place];
-            if held.last <= floor {
-                held.open = 0;
-                held.bytes = 0;
+            if held.last() <= floor {
+                held.set_open(0, 0);
                 continue;
             }
             let Ok(at) = segments.binary_search_by_key(first, |segment| segment.first) else {
@@ -219,11 +206,10 @@ impl State {
             }
         }
         for peer in peers.values_mut() {
-            peer.drop_done(MessageNumber::MAX);
             peer.recount();
             for held in &peer.held {
                 if let Ok(at) = segments.binary_search_by_key(&held.first, |s| s.first) {
-                    segments[at].live += u64::from(held.open) + u64::from(held.parked.len());
+                    segments[at].live += u64::from(held.open) + u64::from(held.parked().len());
                 }
             }
         }
@@ -232,32 +218,14 @@ impl State {
     }
 }
 
-impl Peer {
-    fn is_done_with(&self, first: MessageNumber) -> bool {
-        self.done.iter().any(|(done, _)| *done == first)
-    }
-}
-
-impl Held {
-    /// Counts the open messages of this share.
-    fn count(&mut self, floor: MessageNumber, refs: Option<&Refs>) {
-        let Some(refs) = refs else { return };
-        let from = floor.saturating_add(1).saturating_sub(self.first);
-        let from = u32::try_from(from).unwrap_or(u32::MAX);
-        let open = refs.from(from).filter(|entry| {
-            !self.settled.contains(entry.number) && !self.parked.contains(entry.number)
-        });
-        self.open = open.count() as u32;
-        self.bytes = refs.body_bytes * u64::from(self.open) / u64::from(self.total.max(1));
-    }
-}
-
 fn note_of<'a>(
     notes: &HashMap<PeerId, &'a PeerNote>,
     peer: PeerId,
     first: MessageNumber,
 ) -> Option<&'a TouchedNote> {
-    notes.get(&peer)?.touched.iter().find(|touched| touched.first == first)
+    let touched = &notes.get(&peer)?.touched;
+    let place = touched.binary_search_by_key(&first, |touched| touched.first).ok()?;
+    touched.get(place)
 }
 
 fn load(disk: &dyn Disk, id: u64, peer: PeerId) -> Result<Option<Refs>, IndexError> {
