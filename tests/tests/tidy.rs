@@ -181,6 +181,40 @@ fn the_readme_names_only_commands_there_are() {
 }
 
 #[test]
+fn the_maps_name_only_places_there_are() {
+    for map in ["README.md", "broker/ARCHITECTURE.md"] {
+        let mut last = PathBuf::new();
+        for named in paths_named(&read(Path::new(map))) {
+            let path = root_dir().join(&named);
+            if path.exists() {
+                last = path;
+                continue;
+            }
+            // What follows a place may be named from there: in it, or beside it.
+            let near = [Some(last.as_path()), last.parent()];
+            let is_near = near.into_iter().flatten().any(|place| place.join(&named).exists());
+            assert!(is_near, "{map} names {named}, which is not there: correct the map");
+        }
+    }
+}
+
+/// What stands between backticks outside of code blocks and looks like a file or directory of ours.
+fn paths_named(text: &str) -> Vec<String> {
+    const ENDINGS: [&str; 6] = ["/", ".rs", ".md", ".toml", ".service", ".sh"];
+    /// In a node's data directory.
+    const NOT_OURS: [&str; 1] = ["quarantine/"];
+    let blocks = text.split("```").step_by(2);
+    let quoted = blocks.flat_map(|block| block.split('`').skip(1).step_by(2));
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-/".contains(c);
+    quoted
+        .filter(|word| word.chars().all(is_plain) && !word.starts_with("./"))
+        .filter(|word| !NOT_OURS.contains(word))
+        .filter(|word| word.contains('/') || ENDINGS.iter().any(|ending| word.ends_with(ending)))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
 fn the_text_has_nothing_that_does_not_belong() {
     // In pieces, so that this file does not find itself.
     let banned = [
