@@ -101,7 +101,7 @@ impl Supervised for Peer {
     fn restarting(&mut self, ctx: &mut Self::Context) {
         let now = clock::now();
         self.give_back_budget();
-        self.core = self.shared.new_core(&self.config, now);
+        self.core = self.shared.new_core(&self.config, now, Some("its actor was rebuilt"));
         self.calls.clear();
         self.values.clear();
         self.outgoing.clear();

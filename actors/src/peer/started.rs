@@ -74,7 +74,12 @@ pub struct Shared {
 
 impl Shared {
     /// A core as the journal says it should be, at boot and after a crash alike.
-    pub(super) fn new_core(&self, config: &PeerConfig, now: Time) -> Delivery<Bytes> {
+    pub(super) fn new_core(
+        &self,
+        config: &PeerConfig,
+        now: Time,
+        knows_since: Option<&'static str>,
+    ) -> Delivery<Bytes> {
         let backlog = self.journal.backlog(config.id);
         let start = Start {
             floor: backlog.floor,
@@ -85,6 +90,7 @@ impl Shared {
             maybe_sent: self.maybe_sent.max(backlog.newest),
             paused: config.paused,
             dials: config.dials(),
+            knows_since,
         };
         Delivery::new(now, &config.settings, start, rand::random())
     }
@@ -114,8 +120,13 @@ impl Budget {
     }
 }
 
-/// Starts a peer's actor under supervision on the current arbiter and seats it.
-pub fn spawn(config: PeerConfig, shared: &Arc<Shared>) -> Arc<Seat> {
+/// Starts a peer's actor under supervision on the current arbiter and seats it. `knows_since` is for a
+/// peer that is older than its actor; see [`Start::knows_since`].
+pub fn spawn(
+    config: PeerConfig,
+    shared: &Arc<Shared>,
+    knows_since: Option<&'static str>,
+) -> Arc<Seat> {
     let marks = Arc::new(Marks::default());
     let backlog = shared.journal.backlog(config.id);
     marks.set_waiting(backlog.messages, backlog.bytes, Taken::default());
@@ -130,7 +141,7 @@ pub fn spawn(config: PeerConfig, shared: &Arc<Shared>) -> Arc<Seat> {
         addr,
         marks: Arc::clone(&marks),
     });
-    let core = shared.new_core(&config, clock::now());
+    let core = shared.new_core(&config, clock::now(), knows_since);
     let tell = {
         let (health, config) = (shared.health.clone(), config.clone());
         move |turn| {

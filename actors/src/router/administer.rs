@@ -83,7 +83,7 @@ impl Router {
                 // One that has been removed again while this was on its way to disk gets no actor:
                 // nobody would ever stop it.
                 if self.state.registry.get(record.id).is_some() {
-                    self.seat(&record);
+                    self.seat(&record, None);
                 }
                 let (name, url) = (record.name.as_str(), record.url.to_string());
                 events::peer_added(name, record.id, &url, record.version, &by);

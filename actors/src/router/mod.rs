@@ -27,6 +27,7 @@ mod slots;
 
 pub use messages::*;
 
+use crate::events::Limiter;
 use crate::journal::{Caps, Completion};
 use crate::link::SharedProducer;
 use crate::peer::{PeerConfig, Shared};
@@ -82,6 +83,8 @@ pub struct Router {
     leaving: administer::Leaving,
     /// How far removed peers have been looked at, to be forgotten.
     looked_at: PeerId,
+    /// For lines that operators' tools can cause at will.
+    limiter: Limiter,
     flushes: HashMap<u64, Vec<oneshot::Sender<Result<(), Refusal>>>>,
     next_flush: u64,
     owed: Vec<PeerId>,
@@ -142,6 +145,7 @@ impl Router {
             effects: Vec::new(),
             leaving: administer::Leaving::new(),
             looked_at: PeerId::NONE,
+            limiter: Limiter::default(),
             flushes: HashMap::new(),
             next_flush: 1,
             owed: Vec::new(),
@@ -155,7 +159,7 @@ impl Router {
     }
 
     /// Starts the actor of a peer and gives it a slot.
-    fn seat(&mut self, record: &PeerRecord) {
+    fn seat(&mut self, record: &PeerRecord, knows_since: Option<&'static str>) {
         let config = PeerConfig {
             id: record.id,
             name: record.name.clone(),
@@ -163,7 +167,7 @@ impl Router {
             settings: record.settings.clone(),
             paused: record.paused,
         };
-        let seat = peer::spawn(config, &self.shared);
+        let seat = peer::spawn(config, &self.shared, knows_since);
         let quota = record.settings.quota(self.limits.peer_share);
         self.slots.insert(record.id, Slot::new(&seat, quota));
     }
@@ -189,7 +193,7 @@ impl Actor for Router {
         }
         let records: Vec<PeerRecord> = self.state.registry.peers().cloned().collect();
         for record in &records {
-            self.seat(record);
+            self.seat(record, Some("the node started"));
         }
         let unfinished: Vec<PeerId> =
             self.state.registry.unfinished().map(|removed| removed.peer.id).collect();

@@ -15,6 +15,7 @@ impl<B> Delivery<B> {
             // The receiver came again before its old connection was found dead: no outage.
             self.disconnect();
         }
+        self.knows_since = None;
         let probe = self.link.had_outage || self.waiting > 0;
         self.link.open(now, grant, probe);
         self.unacked.open(first_tag);
@@ -52,6 +53,7 @@ impl<B> Delivery<B> {
             return;
         }
         self.paused = true;
+        self.knows_since = None;
         self.give_up_link(CloseReason::Paused);
         self.judge(now);
     }
@@ -62,6 +64,7 @@ impl<B> Delivery<B> {
             return;
         }
         self.paused = false;
+        self.knows_since = None;
         "resumed, not connected yet".clone_into(&mut self.link_why);
         self.dial();
         self.judge(now);

@@ -121,6 +121,8 @@ pub struct Delivery<B> {
     /// Why there is no link, and what the receiver last refused with.
     link_why: String,
     refusal_why: Arc<str>,
+    /// See [`Start::knows_since`]; gone with the first link.
+    knows_since: Option<&'static str>,
 
     // Reading from the journal.
     loading: Option<Loading>,
@@ -173,7 +175,8 @@ impl<B> Delivery<B> {
             backoff: Backoff::new(min, max, seed),
             verdict: Verdict::new(now, start.paused),
             allowance: 0,
-            link_why: String::from("not connected yet"),
+            link_why: String::new(),
+            knows_since: start.knows_since,
             refusal_why: Arc::from(""),
             loading: None,
             load_retry_at: None,
@@ -184,6 +187,7 @@ impl<B> Delivery<B> {
             terms,
         };
         core.queue.set_bounds(core.terms.window_messages, core.terms.window_bytes);
+        core.verdict.why = if core.paused { core.paused_why() } else { core.unreachable_why() };
         core.dial();
         core
     }
@@ -403,8 +407,8 @@ impl<B> Delivery<B> {
         let ms = self.terms.ack_timeout.as_millis();
         let why = match health {
             Health::Up | Health::Crashing => String::new(),
-            Health::Paused => String::from("held by an operator"),
-            Health::Unreachable => self.link_why.clone(),
+            Health::Paused => self.paused_why(),
+            Health::Unreachable => self.unreachable_why(),
             Health::Slow => format!("no answer within {ms} ms"),
             Health::Failed => format!("no answer within {} times {ms} ms", verdict::FAILED_AT),
             Health::Refusing => self.refusal_why.as_ref().to_owned(),
@@ -415,6 +419,23 @@ impl<B> Delivery<B> {
             self.reports.push_back(Report::Verdict { health, since, why, next_attempt });
         }
         is_news
+    }
+
+    /// Why there is no link; and since when that is known, if it may have been so for longer.
+    fn unreachable_why(&self) -> String {
+        match (self.link_why.as_str(), self.knows_since) {
+            ("", None) => "not connected yet".to_owned(),
+            ("", Some(event)) => format!("not connected since {event}"),
+            (why, None) => why.to_owned(),
+            (why, Some(event)) => format!("{why}; not connected since {event}"),
+        }
+    }
+
+    fn paused_why(&self) -> String {
+        match self.knows_since {
+            None => "held by an operator".to_owned(),
+            Some(event) => format!("held by an operator since before {event}"),
+        }
     }
 
     fn oldest_ms(&self) -> Option<u64> {

@@ -23,6 +23,9 @@ pub struct Start {
     pub paused: bool,
     /// Whether the node opens the connection (`tcp://`) or waits for the receiver (`attach:`).
     pub dials: bool,
+    /// What the core cannot see beyond, if it is not the peer's first: "the node started". As long as
+    /// no link has come up, it says that it knows only since then.
+    pub knows_since: Option<&'static str>,
 }
 
 /// A message as the core knows it. `B` is a handle to its body, opaque to the core.

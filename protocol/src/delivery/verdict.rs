@@ -30,11 +30,8 @@ pub(super) struct Verdict {
 
 impl Verdict {
     pub(super) fn new(now: Time, paused: bool) -> Verdict {
-        let (health, why) = match paused {
-            true => (Health::Paused, "held by an operator"),
-            false => (Health::Unreachable, "not connected yet"),
-        };
-        Verdict { health, since: now, why: why.to_owned(), is_told: paused }
+        let health = if paused { Health::Paused } else { Health::Unreachable };
+        Verdict { health, since: now, why: String::new(), is_told: paused }
     }
 
     /// Whether the news should be told.

@@ -71,6 +71,7 @@ impl Session {
             maybe_sent: option(words, "maybe").map_or(0, number),
             paused: words.contains(&"paused"),
             dials: true,
+            knows_since: Some("the node started"),
         };
         self.load = None;
         self.core = Some(Delivery::new(self.now, &self.settings, start, 1));
