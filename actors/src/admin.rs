@@ -302,8 +302,10 @@ pub(crate) fn peer_status(
 ) -> PeerStatus {
     let backlog = seat.is_none().then(|| journal.backlog(record.id));
     let left = backlog.map_or(0, |backlog| backlog.messages);
-    let (waiting, left) = if record.parked_at.is_some() { (0, left) } else { (left, 0) };
-    let waiting_bytes = backlog.map_or(0, |backlog| backlog.bytes);
+    let bytes = backlog.map_or(0, |backlog| backlog.bytes);
+    // What waited for a peer whose removal parked it does not wait any more.
+    let is_parked = record.parked_at.is_some();
+    let (waiting, waiting_bytes, left) = if is_parked { (0, 0, left) } else { (left, bytes, 0) };
     let parked = seat.map_or_else(
         || left + backlog.map_or(0, |backlog| backlog.parked),
         |seat| seat.marks.parked.load(Relaxed),

@@ -145,8 +145,9 @@ impl Health {
             Verdict::Slow => "peer_slow",
             Verdict::Refusing => "peer_refusing",
             Verdict::Failed => "peer_failed",
+            Verdict::Unreachable if self.figures.stopping.load(Relaxed) => return,
             Verdict::Unreachable => "peer_down",
-            // Said by whoever caused it: the operator's command, the supervisor.
+            // Said by whoever caused it: the stopping node, the operator's command, the supervisor.
             Verdict::Paused | Verdict::Crashing => return,
         };
         let Some(suppressed) = self.admit(id, event) else { return };

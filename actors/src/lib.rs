@@ -17,7 +17,7 @@ pub mod supervise;
 
 pub use start::{Handles, StartError, start};
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 /// A number for a link, unique in this process and above every earlier one.
 #[must_use]
@@ -70,6 +70,8 @@ pub struct Figures {
     pub confirmed: AtomicU64,
     /// Open connections; kept by whoever accepts and dials them.
     pub connections: AtomicU64,
+    /// Whether the node itself is ending all connections, so that their ends are no news.
+    pub stopping: AtomicBool,
     /// When the process started, milliseconds since the Unix epoch.
     pub started_ms: u64,
 }

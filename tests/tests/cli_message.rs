@@ -1,9 +1,10 @@
 //! `message`, `call` and `watch` against a real node.
 
-use restante_tests::harness::{Cli, Node, Scene};
+use restante_tests::harness::{Cli, Node, Scene, eventually};
 use restante_tests::scene;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
+use std::time::Duration;
 
 /// A node on an empty directory, and the command line that talks to it.
 async fn fresh(name: &str) -> (Scene, Node, Cli) {
@@ -79,4 +80,18 @@ async fn a_watch_shows_all_peers_and_then_each_change() {
     let removed = events.find(|event| event.get("removed").is_some()).expect("the removal");
     assert_eq!(removed["removed"]["name"], "b");
     assert_eq!(watch.stop().code, 0);
+}
+
+#[tokio::test]
+async fn what_was_purged_unsent_was_never_attempted() {
+    let (_scene, _node, cli) = fresh("what_was_purged_unsent").await;
+    cli.ok(&["peer", "add", "a", "attach:"]);
+    let id = cli.ok(&["pub", "--to", "a", "never sent"]);
+    cli.ok(&["peer", "rm", "a", "--purge"]);
+    let life = eventually("purged", Duration::from_secs(20), async || {
+        let life = cli.run(&["message", "trace", id.trim()]).json();
+        (life[0]["state"] == "purged").then(|| life[0].clone())
+    })
+    .await;
+    assert_eq!(life["attempts"], 0, "{life}");
 }

@@ -202,3 +202,35 @@ async fn a_peer_without_a_link_says_since_when_its_oldest_message_waits() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn what_was_parked_with_its_peer_does_not_wait() {
+    let (_scene, _node, cli) = fresh("what_was_parked_with_its").await;
+    cli.ok(&["peer", "add", "gone", "attach:"]);
+    cli.ok(&["pub", "--to", "gone", "sixteen"]);
+    cli.ok(&["peer", "rm", "gone", "--park"]);
+    let status = &info(&cli, "gone#1")["status"];
+    assert_eq!((&status["waiting"], &status["parked"]), (&json!(0), &json!(1)), "{status}");
+    assert_eq!(status["waiting_bytes"], 0, "{status}");
+}
+
+#[tokio::test]
+async fn a_peer_says_what_it_knows_since_the_node_started() {
+    let (_scene, mut node, cli) = fresh("a_peer_says_what_it_knows").await;
+    cli.ok(&["peer", "add", "away", "attach:"]);
+    assert_eq!(info(&cli, "away")["status"]["why"], "not connected yet");
+    node.kill();
+    node.restart().await;
+    assert_eq!(info(&cli, "away")["status"]["why"], "not connected since the node started");
+}
+
+#[tokio::test]
+async fn refusals_in_a_row_do_not_fill_the_log() {
+    let (_scene, mut node, cli) = fresh("refusals_in_a_row").await;
+    for _ in 0..8 {
+        cli.run(&["peer", "rm", "nobody"]).failed(6, &["not_found"]);
+    }
+    assert_eq!(node.stop().await, Some(0));
+    let told = node.events("admin_refused").len();
+    assert!((5..8).contains(&told), "{told} of 8");
+}

@@ -238,4 +238,5 @@ async fn a_receiver_can_listen_and_be_dialled() {
     assert_eq!(got.ok(), "x\n");
     // What it acked is recorded: it is not there for the next.
     cli.run(&["sub", "dialled", "--listen", &addr, "-C", "1", "-W", "1"]).failed(7, &["0 of 1"]);
+    cli.run(&["sub", "dialled", "--listen", "nowhere"]).failed(2, &["usage: ", "HOST:PORT"]);
 }

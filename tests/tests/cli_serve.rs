@@ -1,6 +1,6 @@
 //! `serve`: how a node starts, refuses to start, and stops.
 
-use restante_tests::harness::Cli;
+use restante_tests::harness::{Cli, Inbox};
 use restante_tests::scene;
 use serde_json::Value;
 use std::fs;
@@ -47,6 +47,32 @@ async fn a_directory_that_is_none_is_refused() {
     fs::write(scene.path("file"), b"x").expect("a file");
     let refusal = scene.node().data_dir(scene.path("file")).refused().await;
     assert_eq!(refusal.code, Some(8), "{refusal:?}");
+    let said = refusal.stderr.lines().last().unwrap_or_default();
+    assert!(said.contains("foreign: ") && said.contains("expected an empty directory"), "{said}");
+}
+
+#[tokio::test]
+async fn an_address_file_that_cannot_be_written_is_found_before_anything_is_begun() {
+    let scene = scene!("addr-file-nowhere");
+    let cli = Cli::of(env!("CARGO_BIN_EXE_restante-faulty"));
+    let (data, nowhere) = (scene.path("data"), scene.path("nowhere").join("addr"));
+    let [data_dir, file] = [&data, &nowhere].map(|path| path.to_str().expect("UTF-8"));
+    let all = ["serve", "--data-dir", data_dir, "--tcp", "127.0.0.1:0", "--addr-file", file];
+    let failed = cli.run(&all);
+    failed.failed(1, &["cannot_write_addr_file: ", file]);
+    assert!(!failed.stderr.contains("node_ready") && !data.exists(), "{failed:?}");
+}
+
+#[tokio::test]
+async fn a_stop_in_order_does_not_call_its_receivers_down() {
+    let scene = scene!("quiet-stop");
+    let mut node = scene.node().start().await;
+    let _inbox = Inbox::attach(node.addr(), "a").await;
+    assert_eq!(node.stop().await, Some(0));
+    assert_eq!(node.events("peer_up").len(), 1);
+    let down = node.events("peer_down");
+    assert!(down.iter().all(|event| event["reason"] == "not connected yet"), "{down:?}");
+    assert_eq!(node.events("node_stopped").len(), 1);
 }
 
 #[tokio::test]

@@ -220,7 +220,7 @@ events! {
     INFO handover_done(peer: &str, to: &str, messages: u64);
 
     "A change by an operator was refused; nothing has changed." => "As the reason says."
-    WARN admin_refused(command: &str, peer: Option<&str>, code: Code, reason: &str, by: &str);
+    WARN admin_refused(command: &str, peer: Option<&str>, code: Code, reason: &str, by: &str, suppressed: Suppressed);
 
     // Peers as they behave.
 

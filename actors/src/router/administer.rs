@@ -30,9 +30,7 @@ impl Handler<Administer> for Router {
                 self.once_durable(Outcome::Administered { reply, done, effect });
             }
             Err(why) => {
-                let peer = name_of(&ask.command);
-                let verb = verb(&ask.command);
-                events::admin_refused(verb, Some(peer), why.code, &why.detail, &ask.by);
+                self.log_refusal(&ask, &why);
                 let _ = reply.send(Err(why));
             }
         }
@@ -41,6 +39,20 @@ impl Handler<Administer> for Router {
 }
 
 impl Router {
+    /// Limited per peer; what is said of peers that there are not shares one budget.
+    fn log_refusal(&mut self, ask: &Administer, why: &Refusal) {
+        let peer = name_of(&ask.command);
+        let subject = match self.state.registry.find(peer) {
+            Some(Found::Present(record)) => record.id,
+            Some(Found::Removed(_)) | None => PeerId::NONE,
+        };
+        let admitted = self.limiter.admit(u64::from(subject.0), "admin_refused", clock::now());
+        if let Some(suppressed) = admitted {
+            let (verb, by) = (verb(&ask.command), &ask.by);
+            events::admin_refused(verb, Some(peer), why.code, &why.detail, by, suppressed);
+        }
+    }
+
     fn administer(
         &mut self,
         command: &AdminCommand,

@@ -103,7 +103,10 @@ impl OpenError {
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
                 OpenError::ReadOnly { path: path.to_owned(), detail: source.to_string() }
             }
-            io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory => {
+            io::ErrorKind::NotADirectory
+            | io::ErrorKind::IsADirectory
+            // Only a directory is ever asked to be new.
+            | io::ErrorKind::AlreadyExists => {
                 OpenError::Foreign { path: path.to_owned(), detail: source.to_string() }
             }
             _ => OpenError::Io { path: path.to_owned(), source },

@@ -288,7 +288,9 @@ fn settles(settle: &SettleRecord, number: MessageNumber, parked: bool) -> bool {
 
 fn settled(settle: SettleRecord, number: MessageNumber) -> Ended {
     let detail = settle.details.into_iter().find(|detail| detail.number == number);
-    let (attempts, value) = detail.map_or((1, None), |detail| {
+    // An ack was of one delivery at least; what ended otherwise may never have been sent.
+    let attempts_min = u16::from(settle.outcome == Outcome::Acked);
+    let (attempts, value) = detail.map_or((attempts_min, None), |detail| {
         (detail.attempts, (!detail.value.is_empty()).then(|| Bytes::from(detail.value)))
     });
     let SettleRecord { outcome, at_ms, moved_to, .. } = settle;

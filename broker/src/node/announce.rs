@@ -3,8 +3,19 @@
 use super::{Addresses, NodeError};
 use sd_notify::NotifyState;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::{fs, io};
+
+/// Whether the addresses can be written there, found out before anything is begun. What stands there
+/// stays.
+pub(super) fn check_addr_file(path: &Path) -> Result<(), NodeError> {
+    let fail = |error| NodeError::AddrFile { path: path.to_owned(), error };
+    if path.is_dir() {
+        return Err(fail(io::ErrorKind::IsADirectory.into()));
+    }
+    let draft = draft_of(path).map_err(fail)?;
+    fs::File::create(&draft).and_then(|_| fs::remove_file(&draft)).map_err(fail)
+}
 
 /// Writes the addresses as one line of JSON. Whoever sees the file sees all of it.
 pub(super) fn write_addr_file(path: &Path, addresses: &Addresses) -> Result<(), NodeError> {
@@ -17,10 +28,7 @@ pub(super) fn write_addr_file(path: &Path, addresses: &Addresses) -> Result<(), 
 }
 
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
-    let mut draft = name.to_owned();
-    draft.push(format!(".{}.new", std::process::id()));
-    let draft = path.with_file_name(draft);
+    let draft = draft_of(path)?;
     let written = fs::File::create(&draft).and_then(|mut file| file.write_all(bytes));
     let renamed = written.and_then(|()| fs::rename(&draft, path));
     if renamed.is_err() {
@@ -28,6 +36,13 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
         let _ = fs::remove_file(&draft);
     }
     renamed
+}
+
+/// Where the file is written before it takes its place.
+fn draft_of(path: &Path) -> io::Result<PathBuf> {
+    let mut draft = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?.to_owned();
+    draft.push(format!(".{}.new", std::process::id()));
+    Ok(path.with_file_name(draft))
 }
 
 /// Tells a service manager, if one waits to hear it.
@@ -69,7 +84,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("missing").join("addr");
         let addresses = Addresses { tcp: ([127, 0, 0, 1], 1).into() };
-        let error = write_addr_file(&path, &addresses).unwrap_err().to_string();
-        assert!(error.contains("missing") && error.contains("--addr-file"), "{error}");
+        for failed in [check_addr_file(&path), write_addr_file(&path, &addresses)] {
+            let error = failed.unwrap_err().to_string();
+            assert!(error.contains("missing") && error.contains("--addr-file"), "{error}");
+        }
+        assert!(check_addr_file(dir.path()).is_err(), "a directory is no file");
+        check_addr_file(&dir.path().join("addr")).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left behind");
     }
 }

@@ -227,6 +227,7 @@ impl Life {
         // What was not acked in time is delivered again by the next start.
         let _ = timeout(grace, drained).await;
         let waiting = self.waiting();
+        self.handles.figures.stopping.store(true, Relaxed);
         self.end(Refusal::new(Code::ShuttingDown, "the node is stopping")).await;
         events::node_stopped(waiting);
     }

@@ -48,6 +48,9 @@ pub(super) fn run(
 ) -> Result<(), NodeError> {
     let data_dir = config.data_dir.to_string_lossy();
     events::node_starting(env!("CARGO_PKG_VERSION"), &data_dir, std::process::id());
+    if let Some(path) = config.addr_file.as_deref() {
+        announce::check_addr_file(path)?;
+    }
     let door = bind(config)?;
     let tcp = door.local_addr().map_err(NodeError::System)?;
     if !tcp.ip().is_loopback() {

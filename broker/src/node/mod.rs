@@ -45,8 +45,8 @@ pub enum NodeError {
     State(String),
     /// An address cannot be listened on.
     #[error(
-        "cannot listen on {address}: {error}; stop what listens there, or choose another address \
-         (port 0 takes a free one)"
+        "cannot listen on {address}: {error}; {}, or choose another address (port 0 takes a free one)",
+        listen_remedy(.error)
     )]
     Listen {
         /// The address.
@@ -68,6 +68,17 @@ pub enum NodeError {
     /// A defect: the node's thread ended without a word.
     #[error("the node's thread ended by itself; look at the log before this and report it")]
     Defect,
+}
+
+fn listen_remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "stop what listens there",
+        io::ErrorKind::PermissionDenied => {
+            "give the node the right to it (below 1024: CAP_NET_BIND_SERVICE)"
+        }
+        io::ErrorKind::AddrNotAvailable => "use an address that this machine has",
+        _ => "look at the system's log",
+    }
 }
 
 impl NodeError {
@@ -173,4 +184,22 @@ impl Drop for Node {
 
 fn join(thread: JoinHandle<Result<(), NodeError>>) -> Result<(), NodeError> {
     thread.join().unwrap_or(Err(NodeError::Defect))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_to_do_about_a_port_depends_on_what_is_wrong_with_it() {
+        let address = ([127, 0, 0, 1], 80).into();
+        for (kind, remedy) in [
+            (io::ErrorKind::AddrInUse, "stop what listens there"),
+            (io::ErrorKind::PermissionDenied, "give the node the right to it"),
+            (io::ErrorKind::AddrNotAvailable, "an address that this machine has"),
+        ] {
+            let said = NodeError::Listen { address, error: kind.into() }.to_string();
+            assert!(said.contains(remedy) && said.contains("127.0.0.1:80"), "{said}");
+        }
+    }
 }
