@@ -141,7 +141,8 @@ async fn a_thousand_crashes_leak_nothing() {
         after.files,
         settled.files
     );
-    assert_eq!(after.threads, settled.threads);
+    // Fewer is no leak: one that waited for blocking work ends when there is none for a while.
+    assert!(after.threads <= settled.threads, "{after:?} after {settled:?}");
     let growth = after.resident_kib.saturating_sub(settled.resident_kib);
     assert!(growth < 16 * 1024, "{growth} KiB more after 500 further crashes and 250 peers");
     let open = client.node().await.expect("an answer").connections;
