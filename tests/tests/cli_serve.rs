@@ -1,9 +1,10 @@
 //! `serve`: how a node starts, refuses to start, and stops.
 
-use restante_tests::harness::{Cli, Inbox};
+use restante_tests::harness::{Cli, Inbox, eventually};
 use restante_tests::scene;
 use serde_json::Value;
 use std::fs;
+use std::time::Duration;
 
 #[tokio::test]
 async fn the_address_file_is_whole_as_soon_as_it_is_there() {
@@ -25,8 +26,12 @@ async fn a_node_told_to_stop_stops_in_order_and_starts_clean() {
     cli.ok(&["pub", "--to", "a", "kept"]);
     assert_eq!(node.stop().await, Some(0));
     node.restart().await;
-    let opened: Vec<Value> = node.events("journal_opened");
-    assert_eq!(opened.len(), 2, "{opened:?}");
+    // What a node has logged is read beside it, and may come a moment later.
+    let opened: Vec<Value> =
+        eventually("both openings in the log", Duration::from_secs(20), async || {
+            Some(node.events("journal_opened")).filter(|opened| opened.len() == 2)
+        })
+        .await;
     assert_eq!(opened[1]["clean"], true, "{opened:?}");
     assert_eq!(cli.ok(&["sub", "a", "--raw", "-C", "1"]), "kept\n");
 }

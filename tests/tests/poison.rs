@@ -136,10 +136,10 @@ async fn a_thousand_crashes_leak_nothing() {
     // The second round's peers stay, with what every living peer has: half of them a connection.
     let links = ROUND / 2;
     assert!(
-        after.files <= settled.files + links + 4,
+        after.sockets <= settled.sockets + links + 4,
         "files {} after {} with {links} links more",
-        after.files,
-        settled.files
+        after.sockets,
+        settled.sockets
     );
     // Fewer is no leak: one that waited for blocking work ends when there is none for a while.
     assert!(after.threads <= settled.threads, "{after:?} after {settled:?}");

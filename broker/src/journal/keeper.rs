@@ -145,7 +145,7 @@ impl Keeper {
         let bytes = checkpoint::encode(&header, &snapshot, &application);
         // Nothing goes before both are durable: either of them and the log behind it are enough.
         let put = |path: &&str| self.shared.put_file(path, &bytes);
-        if let Err(error) = CHECKPOINT_PATHS.iter().try_for_each(|path| put(path)) {
+        if let Err(error) = CHECKPOINT_PATHS.iter().try_for_each(put) {
             // It is tried again, unless a newer one comes first.
             let job = CheckpointJob { snapshot, application };
             self.shared.keeper.lock().checkpoint.get_or_insert(job);

@@ -436,6 +436,7 @@ impl World {
             maybe_sent: self.maybe_sent,
             paused: self.paused,
             dials: self.dials,
+            knows_since: None,
         };
         self.floor = 0;
         self.core = Delivery::new(self.now, &self.settings, start, self.seed);

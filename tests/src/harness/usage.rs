@@ -5,8 +5,8 @@ use std::fs;
 /// See the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// Open file descriptors.
-    pub files: usize,
+    /// Open descriptors of anything but files on disk, which a journal opens and closes as it needs.
+    pub sockets: usize,
     /// Threads.
     pub threads: usize,
     /// Resident memory, KiB.
@@ -20,7 +20,10 @@ impl Usage {
     /// When there is no such process.
     #[must_use]
     pub fn of(pid: u32) -> Usage {
-        let files = fs::read_dir(format!("/proc/{pid}/fd")).expect("a running process").count();
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("a running process");
+        // One that is closed between the two looks is not open.
+        let targets = open.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        let sockets = targets.filter(|target| !target.is_absolute()).count();
         let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a running process");
         let field = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
@@ -28,6 +31,6 @@ impl Usage {
             number.and_then(|number| number.parse().ok()).expect("a number in /proc")
         };
         let threads = usize::try_from(field("Threads:")).expect("few threads");
-        Usage { files, threads, resident_kib: field("VmRSS:") }
+        Usage { sockets, threads, resident_kib: field("VmRSS:") }
     }
 }

@@ -73,7 +73,7 @@ impl Offline {
 
     /// What the copies of the checkpoint say: each sound one of ours, or what is wrong with it.
     /// Missing ones are left out.
-    fn checkpoints(&self) -> Vec<(&'static str, Result<(Snapshot, Bytes), String>)> {
+    fn checkpoints(&self) -> Vec<(&'static str, ReadCheckpoint)> {
         let read = |path| match read_whole(&*self.disk, path, u64::MAX) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => Some(Err(error.to_string())),
@@ -116,7 +116,7 @@ impl Offline {
     }
 
     /// The history files, by id and time, and the names of files there that are none.
-    fn history(&self) -> Result<(Vec<(u64, u64)>, Vec<String>), OpenError> {
+    fn history(&self) -> Result<(Vec<HistoryName>, Vec<String>), OpenError> {
         let (mut notes, mut others) = (Vec::new(), Vec::new());
         for name in self.list("history")? {
             match history::parse_name(&name) {
@@ -136,6 +136,11 @@ impl Offline {
         })
     }
 }
+
+/// A copy of the checkpoint, or what is wrong with it.
+type ReadCheckpoint = Result<(Snapshot, Bytes), String>;
+/// What the name of a history file says: the segment's id, and when it became history.
+type HistoryName = (u64, u64);
 
 /// Reads a file whole, or its first bytes.
 fn read_whole(disk: &dyn Disk, path: &str, bytes_max: u64) -> io::Result<Vec<u8>> {
