@@ -111,6 +111,7 @@ impl Shared {
     fn load(&self, id: u64, read: &Read, after: MessageNumber) -> Result<(), ReadError> {
         let Err(error) = self.load_refs(id, read.peer) else { return Ok(()) };
         let Err(again) = self.rebuild_index(id, &error.to_string()) else { return Ok(()) };
+        self.give_up_segment(id);
         let state = self.state.lock();
         // Given back in the meantime: the search will not come to it again.
         let Some(segment) = state.segments.iter().find(|segment| segment.id == id) else {

@@ -1,50 +1,262 @@
-//! Building an index again from its segment, when its file turns out to be damaged while the journal
-//! is open. The keeper then writes it anew.
+//! Building an index again from its segment, when its file turns out to be damaged. The keeper then
+//! writes it anew.
+//!
+//! The segment may be damaged too. What its records cannot tell any more, the old index may still: then
+//! the messages stay in the index, and are found damaged by name when their turn comes. Otherwise nobody
+//! knows their numbers, and they leave the counts; either way it is told whose they were.
 
 use super::format::Seed;
-use super::index::SegmentIndex;
+use super::index::{IndexFile, SegmentIndex};
+use super::refs::{MessageEntry, Messages, Ref, Refs};
 use super::shared::Shared;
-use super::state::Place;
-use super::storage::DiskFile;
-use super::survey::survey;
+use super::state::{Place, State, release};
+use super::storage::{Disk, DiskFile};
+use super::survey::{Flaw, FlawKind, survey};
 use restante_actors::events;
-use restante_protocol::id::MessageNumber;
+use restante_actors::journal::Damage;
+use restante_protocol::id::{MessageNumber, PeerId};
+use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
-/// Reads a sealed segment through, and returns its index.
-pub(super) fn build_index(
-    file: &Arc<dyn DiskFile>,
-    seed: Seed,
+/// Receivers of damaged messages that are logged by name while the journal is open.
+const DAMAGED_PEERS_MAX: usize = 64;
+
+/// An index that was built again.
+pub(super) struct Rebuilt {
+    pub(super) index: Arc<SegmentIndex>,
+    /// Numbers whose records are not there any more.
+    lost: Vec<Range<MessageNumber>>,
+    /// What the old index says about their receivers, one for each of `lost`; they are in `index` then.
+    named: Option<Vec<Vec<(PeerId, u64)>>>,
+}
+
+/// A sealed segment whose index is to be built again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sealed {
+    pub(super) id: u64,
+    pub(super) first: MessageNumber,
+    pub(super) next: MessageNumber,
+    pub(super) data_end: u64,
+}
+
+impl Rebuilt {
+    /// Reads a segment through, and the messages of its old index if these can still be read.
+    pub(super) fn read(
+        disk: &dyn Disk,
+        file: &Arc<dyn DiskFile>,
+        journal_seed: u32,
+        sealed: Sealed,
+    ) -> io::Result<Rebuilt> {
+        let Sealed { id, first, next, data_end } = sealed;
+        let seed = Seed::new(journal_seed, id);
+        let found = survey(file, seed, Some(first), Some(data_end), |_| {})?;
+        let (mut index, mut lost) = (found.index, Vec::new());
+        for Flaw { what, .. } in &found.flaws {
+            let range = match *what {
+                // At the end the segment's own last number is what would have followed.
+                FlawKind::Hole { to, first: from, next: to_number } => {
+                    let at_end = from == to_number && to >= data_end;
+                    from..if at_end { next } else { to_number }
+                }
+                FlawKind::Strange { number, .. } => number..number + 1,
+                // Its receivers are known; it is found when it is read.
+                FlawKind::BadPayload(_) => continue,
+            };
+            if range.start >= first && range.start < range.end {
+                lost.push(range);
+            }
+        }
+        let old = named_by(disk, id).filter(|_| !lost.is_empty());
+        let named = old.map(|old| {
+            let ranges = lost.iter();
+            ranges.map(|range| take_over(&mut index, &old, first, range.clone())).collect()
+        });
+        Ok(Rebuilt { index: Arc::new(index), lost, named })
+    }
+
+    /// Puts the counts right, and says what is damaged, if anything is.
+    pub(super) fn account(&self, state: &mut State, sealed: Sealed) -> Vec<Damage> {
+        let file = Shared::segment_path(sealed.id);
+        if let Some(named) = &self.named {
+            let told = self.lost.iter().zip(named).map(|(range, receivers)| Damage {
+                file: file.clone(),
+                first: range.start,
+                next: range.end,
+                receivers: receivers.clone(),
+                complete: true,
+            });
+            return told.collect();
+        }
+        let (Some(first), Some(last)) = (self.lost.first(), self.lost.last()) else {
+            return Vec::new();
+        };
+        let receivers = state.forget_missing(sealed.first, &self.index);
+        let (first, next) = (first.start, last.end);
+        vec![Damage { file, first, next, receivers, complete: false }]
+    }
+}
+
+/// The messages of an index whose other parts may be damaged.
+pub(super) fn named_by(disk: &dyn Disk, id: u64) -> Option<Messages> {
+    let index = IndexFile::open(disk, &Shared::index_path(id)).ok()?;
+    index.messages().ok().filter(|_| index.facts.id == id)
+}
+
+/// Adds what an old index knows of messages whose records are gone; says for whom they were.
+pub(super) fn take_over(
+    index: &mut SegmentIndex,
+    old: &Messages,
     first: MessageNumber,
-    data_end: u64,
-) -> io::Result<SegmentIndex> {
-    Ok(survey(file, seed, Some(first), Some(data_end), |_| {})?.index)
+    lost: Range<MessageNumber>,
+) -> Vec<(PeerId, u64)> {
+    let relative = |number: MessageNumber| u32::try_from(number - first).unwrap_or(u32::MAX);
+    let gone: Vec<MessageEntry> =
+        old.between(relative(lost.start), relative(lost.end - 1)).collect();
+    let mut all: Vec<MessageEntry> = index.messages.between(0, u32::MAX).collect();
+    all.extend(gone.iter().cloned());
+    all.sort_by_key(|entry| entry.number);
+    all.dedup_by_key(|entry| entry.number);
+    let (mut messages, mut offset) = (Messages::default(), 0);
+    for entry in all {
+        offset = entry.offset.max(offset);
+        messages.push(entry.number, offset, entry.accepted_ms, entry.receivers.into_iter());
+    }
+    index.messages = messages;
+    let mut by_peer: BTreeMap<PeerId, Vec<Ref>> = BTreeMap::new();
+    for MessageEntry { number, offset, receivers, .. } in gone {
+        for peer in receivers {
+            // How long it was nobody knows; there is no record to be read anyway.
+            by_peer.entry(PeerId(peer)).or_default().push(Ref { number, offset, length: 0 });
+        }
+    }
+    let mut counts = Vec::new();
+    for (peer, missing) in by_peer {
+        counts.push((peer, missing.len() as u64));
+        let refs = index.refs.entry(peer).or_default();
+        let (mut all, bytes): (Vec<Ref>, u64) = (refs.from(0).collect(), refs.body_bytes);
+        all.extend(missing);
+        all.sort_by_key(|entry| entry.number);
+        all.dedup_by_key(|entry| entry.number);
+        let (mut merged, mut offset) = (Refs::default(), 0);
+        for entry in all {
+            offset = entry.offset.max(offset);
+            merged.push(Ref { offset, ..entry }, 0);
+        }
+        merged.body_bytes = bytes;
+        *refs = merged;
+    }
+    counts
+}
+
+impl State {
+    /// Takes messages that the index of a segment does not know out of the counts of everybody who has
+    /// something in it; says how many there were for whom.
+    fn forget_missing(&mut self, first: MessageNumber, index: &SegmentIndex) -> Vec<(PeerId, u64)> {
+        let (mut missing, mut gone) = (Vec::new(), 0);
+        for (id, peer) in &mut self.peers {
+            let floor = peer.floor;
+            let Ok(place) = peer.held.binary_search_by_key(&first, |held| held.first) else {
+                continue;
+            };
+            let held = &mut peer.held[place];
+            let refs = index.refs.get(id);
+            let absent = held.total.saturating_sub(refs.map_or(0, Refs::count));
+            if absent == 0 {
+                continue;
+            }
+            missing.push((*id, u64::from(absent)));
+            let before = held.open;
+            match refs {
+                Some(refs) => held.count(floor, Some(refs)),
+                None => held.set_open(0, 0),
+            }
+            held.total -= absent;
+            gone += u64::from(before.saturating_sub(held.open));
+            peer.let_go_if_done(first);
+            peer.sum();
+        }
+        release(&mut self.segments, &mut self.dead, first, gone);
+        missing.sort_unstable();
+        missing
+    }
 }
 
 impl Shared {
     /// Replaces the index of a segment, whose file is damaged as `why` says.
     pub(super) fn rebuild_index(&self, id: u64, why: &str) -> io::Result<()> {
-        let sealed = {
-            let state = self.state.lock();
-            let segment = state.segments.iter().find(|segment| segment.id == id);
-            segment
-                .filter(|segment| matches!(segment.index, Place::File))
-                .map(|segment| (segment.first, segment.data_end))
-        };
         // Given back in the meantime, or built already.
-        let Some((first, data_end)) = sealed else { return Ok(()) };
+        let Some(sealed) = self.unindexed(id) else { return Ok(()) };
         let file = self.segment_file(id)?;
-        let index = build_index(&file, Seed::new(self.seed, id), first, data_end)?;
+        let rebuilt = Rebuilt::read(&*self.disk, &file, self.seed, sealed)?;
         let path = Shared::index_path(id);
-        events::journal_finding(&format!("{path} is built again from its segment: {why}"));
         self.forget_index(id);
-        let mut state = self.state.lock();
-        if let Some(segment) = state.segments.iter_mut().find(|segment| segment.id == id) {
-            segment.index = Place::Sealed(Arc::new(index));
-        }
-        drop(state);
+        let told = {
+            let mut state = self.state.lock();
+            let segment = state.segments.iter().position(|segment| segment.id == id);
+            let in_file = |place: &usize| matches!(state.segments[*place].index, Place::File);
+            let Some(place) = segment.filter(in_file) else { return Ok(()) };
+            let told = rebuilt.account(&mut state, sealed);
+            state.segments[place].index = Place::Sealed(rebuilt.index);
+            told.iter().for_each(|damage| state.lose(damage.first, damage.next));
+            told
+        };
+        events::journal_finding(&format!("{path} is built again from its segment: {why}"));
+        told.iter().for_each(tell);
         self.wake_keeper();
         Ok(())
+    }
+
+    /// Tells, once, that neither the index nor the records of a segment can be read: whose messages are
+    /// in it, and that they are passed over.
+    pub(super) fn give_up_segment(&self, id: u64) {
+        let Some(Sealed { first, next, .. }) = self.unindexed(id) else { return };
+        let receivers = {
+            let mut state = self.state.lock();
+            if state.lost.contains(&(first, next)) {
+                return;
+            }
+            state.lose(first, next);
+            state.open_in(first)
+        };
+        tell(&Damage { file: Shared::segment_path(id), first, next, receivers, complete: true });
+    }
+
+    /// A sealed segment whose index is nowhere but in its file.
+    fn unindexed(&self, id: u64) -> Option<Sealed> {
+        let state = self.state.lock();
+        let segment = state.segments.iter().find(|segment| segment.id == id)?;
+        let sealed = matches!(segment.index, Place::File);
+        let (first, next, data_end) = (segment.first, segment.next?, segment.data_end);
+        sealed.then_some(Sealed { id, first, next, data_end })
+    }
+}
+
+impl State {
+    /// How much is open or parked in a segment, by receiver.
+    fn open_in(&self, first: MessageNumber) -> Vec<(PeerId, u64)> {
+        let mut receivers: Vec<_> = self
+            .peers
+            .iter()
+            .filter_map(|(id, peer)| {
+                let place = peer.held.binary_search_by_key(&first, |held| held.first).ok()?;
+                let held = &peer.held[place];
+                Some((*id, u64::from(held.open) + u64::from(held.parked().len())))
+            })
+            .filter(|(_, live)| *live > 0)
+            .collect();
+        receivers.sort_unstable();
+        receivers
+    }
+}
+
+/// Logs damage that was found while the journal is open. Peers have only numbers here.
+fn tell(damage: &Damage) {
+    let Damage { file, first, next, receivers, complete } = damage;
+    let last = next.saturating_sub(1).max(*first);
+    events::journal_damaged(file, *first, last, receivers.len() as u64, *complete);
+    for (peer, messages) in receivers.iter().take(DAMAGED_PEERS_MAX) {
+        events::journal_damaged_peer(file, &format!("#{}", peer.0), *messages, !complete);
     }
 }

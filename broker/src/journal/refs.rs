@@ -225,7 +225,7 @@ impl Messages {
     }
 
     /// The messages with these numbers, both included.
-    fn between(&self, first: u32, last: u32) -> impl Iterator<Item = MessageEntry> + '_ {
+    pub(super) fn between(&self, first: u32, last: u32) -> impl Iterator<Item = MessageEntry> + '_ {
         self.from(first).take_while(move |entry| entry.number <= last)
     }
 

@@ -328,7 +328,12 @@ impl State {
 
 /// Takes `gone` off the live count of the segment that begins with `first`; says whether it is sealed
 /// and the count has come to another power of two.
-fn release(segments: &mut [Segment], dead: &mut usize, first: MessageNumber, gone: u64) -> bool {
+pub(super) fn release(
+    segments: &mut [Segment],
+    dead: &mut usize,
+    first: MessageNumber,
+    gone: u64,
+) -> bool {
     if gone == 0 {
         return false;
     }
@@ -383,7 +388,7 @@ impl Peer {
     }
 
     /// Forgets the share of a segment that has been sealed, if everything in it is done.
-    fn let_go_if_done(&mut self, first: MessageNumber) {
+    pub(super) fn let_go_if_done(&mut self, first: MessageNumber) {
         if let Ok(place) = self.held.binary_search_by_key(&first, |held| held.first)
             && self.held[place].is_done()
         {
@@ -408,6 +413,11 @@ impl Peer {
                 self.let_go(place, self.floor);
             }
         }
+        self.sum();
+    }
+
+    /// Computes the sums anew from the shares.
+    pub(super) fn sum(&mut self) {
         self.messages = self.held.iter().map(|held| u64::from(held.open)).sum();
         self.bytes = self.held.iter().map(Held::bytes).sum();
         self.parked = self.held.iter().map(|held| u64::from(held.parked().len())).sum();

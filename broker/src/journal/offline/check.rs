@@ -335,9 +335,11 @@ impl Check<'_> {
             let (path, at, numbers) = (path.clone(), Some(*at), Some(numbers));
             self.report.problems.push(Problem { path, at, numbers, what, receivers, complete });
         }
-        // A copy is made message by message, and its index is not that of one reading.
-        if let Some(index) = index.filter(|_| line.verdict == Verdict::Sound && !is_cold(id)) {
-            self.compare(&found, &index);
+        if let Some(index) = index.filter(|_| line.verdict == Verdict::Sound) {
+            match is_cold(id) {
+                true => self.compare_cold(&found, &index),
+                false => self.compare(&found, &index),
+            }
         }
         line.numbers = (found.next > found.first).then(|| (found.first, found.next - 1));
         (line.records, line.messages, line.end) = (found.records, found.messages, found.data_end);
@@ -375,6 +377,28 @@ impl Check<'_> {
         if built[FILE_HEADER_BYTES..] != stored[FILE_HEADER_BYTES..]
             || found.next != index.facts.next
         {
+            self.problem(&path, None, "it does not agree with its segment".to_owned());
+        }
+    }
+
+    /// Holds the sound index of a copy against it: it has every message, and each only for those for
+    /// whom it was still live.
+    fn compare_cold(&mut self, found: &Survey, index: &IndexFile) {
+        let agrees = || -> Result<bool, IndexError> {
+            let stored = index.messages()?;
+            let mut agrees =
+                stored.between(0, u32::MAX).eq(found.index.messages.between(0, u32::MAX));
+            for entry in index.directory()? {
+                let refs = index.refs(&entry)?;
+                let all = found.index.refs.get(&entry.peer);
+                let mut all = all.into_iter().flat_map(|all| all.from(0));
+                agrees &= refs.count() == entry.count
+                    && refs.from(0).all(|one| all.any(|other| other == one));
+            }
+            Ok(agrees)
+        };
+        if !agrees().unwrap_or(false) {
+            let path = Shared::index_path(index.facts.id);
             self.problem(&path, None, "it does not agree with its segment".to_owned());
         }
     }

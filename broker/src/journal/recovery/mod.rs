@@ -101,12 +101,12 @@ pub(super) fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Engine, Open
     };
     checkpoints.check(&*disk, first, !tail.gaps.is_empty())?;
     inventory.findings.extend(checkpoints.mend(&*disk).map_err(io(""))?);
-    let cold = cold::scan_cold(&*disk, owner, &inventory.cold, &mut tail.findings);
-    tail.segments.extend(cold.map_err(io("segments"))?);
+    cold::scan_cold(&*disk, owner, &snapshot, &inventory.cold, &mut tail)
+        .map_err(io("segments"))?;
     let epoch = owner.epoch.max(tail.epoch) + 1;
     let mut findings = std::mem::take(&mut inventory.findings);
     findings.extend(tail.findings);
-    let recovered = Recovered {
+    let mut recovered = Recovered {
         epoch,
         node: owner.node,
         checkpoint: application,
@@ -117,9 +117,12 @@ pub(super) fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Engine, Open
         damage: tail.damage,
     };
     let next_number = tail.next.max(snapshot.position);
-    let mut state =
+    let restored =
         restore::restore(&*disk, owner.seed, &snapshot, &mut inventory, tail.segments, tail.replay)
             .map_err(io("segments"))?;
+    let mut state = restored.state;
+    recovered.findings.extend(restored.findings);
+    recovered.damage.extend(restored.damage);
     state.durable_next = next_number;
     state.lost.clone_from(&snapshot.lost);
     for damage in &recovered.damage {

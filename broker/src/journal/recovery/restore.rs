@@ -6,10 +6,9 @@
 //! takes them from there, and only those that the replay changed are counted anew.
 
 use super::super::checkpoint::{PeerNote, Snapshot, TouchedNote};
-use super::super::format::Seed;
 use super::super::held::Held;
 use super::super::index::{DirectoryEntry, IndexError, IndexFile};
-use super::super::rebuild::build_index;
+use super::super::rebuild::{Rebuilt, Sealed};
 use super::super::refs::Refs;
 use super::super::shared::Shared;
 use super::super::state::{Place, Segment, State};
@@ -17,12 +16,20 @@ use super::super::storage::Disk;
 use super::inventory::{FoundSegment, Inventory};
 use super::scan::{Replay, Scanned};
 use foldhash::{HashMap, HashSet};
+use restante_actors::journal::Damage;
 use restante_protocol::id::{MessageNumber, PeerId};
 use std::io;
 use std::sync::Arc;
 
 /// Shares whose counts have to be made anew: peer and first number of the segment.
 type Dirty = HashSet<(PeerId, MessageNumber)>;
+
+/// The state, and what was found on the way to it.
+pub(super) struct Restored {
+    pub(super) state: State,
+    pub(super) findings: Vec<String>,
+    pub(super) damage: Vec<Damage>,
+}
 
 pub(super) fn restore(
     disk: &dyn Disk,
@@ -31,7 +38,7 @@ pub(super) fn restore(
     inventory: &mut Inventory,
     scanned: Vec<Scanned>,
     replay: Vec<Replay>,
-) -> io::Result<State> {
+) -> io::Result<Restored> {
     let mut state = State::default();
     let mut dirty = Dirty::default();
     for note in &snapshot.peers {
@@ -70,11 +77,13 @@ pub(super) fn restore(
         }
         state.segments.push(segment);
     }
+    let findings = state.doubt(snapshot, &mut dirty);
     for replay in replay {
         state.replay(replay, &mut dirty);
     }
-    state.count(disk, seed, &dirty)?;
-    Ok(state)
+    let mut restored = Restored { state, findings, damage: Vec::new() };
+    restored.count(disk, seed, &dirty)?;
+    Ok(restored)
 }
 
 impl State {
@@ -165,9 +174,53 @@ impl State {
         }
     }
 
+    /// Holds what the checkpoint says is live of a segment against what it says of the peers and what
+    /// the index has: a checkpoint with a sound checksum may still be wrong. Shares of which anything
+    /// disagrees are counted anew.
+    fn doubt(&mut self, snapshot: &Snapshot, dirty: &mut Dirty) -> Vec<String> {
+        let mut findings = Vec::new();
+        let State { peers, segments, .. } = self;
+        for note in &snapshot.segments {
+            let Ok(place) = segments.binary_search_by_key(&note.first, |segment| segment.first)
+            else {
+                continue;
+            };
+            // One that was read through is counted anyway.
+            if !matches!(segments[place].index, Place::File) {
+                continue;
+            }
+            let (mut live, mut shares, mut impossible) = (0, Vec::new(), false);
+            for (id, peer) in &*peers {
+                let Ok(place) = peer.held.binary_search_by_key(&note.first, |held| held.first)
+                else {
+                    continue;
+                };
+                let held = &peer.held[place];
+                let here = u64::from(held.open) + u64::from(held.parked().len());
+                impossible |= here > u64::from(held.total);
+                live += here;
+                shares.push((*id, note.first));
+            }
+            if live == note.live && !impossible {
+                continue;
+            }
+            let path = Shared::segment_path(note.id);
+            findings.push(format!(
+                "the checkpoint says that {} deliveries are open in {path}, and of its receivers \
+                 together {live}; they are counted anew",
+                note.live
+            ));
+            dirty.extend(shares);
+        }
+        findings
+    }
+}
+
+impl Restored {
     /// Counts what is open, and forgets what is done.
     fn count(&mut self, disk: &dyn Disk, seed: u32, dirty: &Dirty) -> io::Result<()> {
-        let State { peers, segments, .. } = self;
+        let State { peers, segments, .. } = &mut self.state;
+        let mut rebuilt = Vec::new();
         for (peer_id, first) in dirty {
             let Some(peer) = peers.get_mut(peer_id) else { continue };
             let floor = peer.floor;
@@ -190,12 +243,18 @@ impl State {
                         continue;
                     }
                     Err(IndexError::Io(error)) => return Err(error),
-                    Err(_) => {
-                        // The segment knows it all.
+                    Err(why) => {
+                        // The segment knows it, unless it is damaged too.
                         let file = disk.open(&Shared::segment_path(segment.id))?;
-                        let seed = Seed::new(seed, segment.id);
-                        let index = build_index(&file, seed, segment.first, segment.data_end)?;
-                        segment.index = Place::Sealed(Arc::new(index));
+                        let Segment { id, first, data_end, .. } = *segment;
+                        let next = segment.next.unwrap_or(first);
+                        let sealed = Sealed { id, first, next, data_end };
+                        let built = Rebuilt::read(disk, &file, seed, sealed)?;
+                        segment.index = Place::Sealed(Arc::clone(&built.index));
+                        let path = Shared::index_path(id);
+                        self.findings
+                            .push(format!("{path} is built again from its segment: {why}"));
+                        rebuilt.push((built, sealed));
                     }
                 }
             }
@@ -205,6 +264,10 @@ impl State {
                 Place::File => {}
             }
         }
+        for (built, sealed) in rebuilt {
+            self.damage.extend(built.account(&mut self.state, sealed));
+        }
+        let State { peers, segments, .. } = &mut self.state;
         for peer in peers.values_mut() {
             peer.recount();
             for held in &peer.held {
@@ -213,7 +276,8 @@ impl State {
                 }
             }
         }
-        self.dead = self.segments.iter().filter(|segment| segment.live == 0).count();
+        let dead = segments.iter().filter(|segment| segment.live == 0).count();
+        self.state.dead = dead;
         Ok(())
     }
 }

@@ -4,6 +4,7 @@
 use super::super::checkpoint::Snapshot;
 use super::super::format::{FLAG_FIRST, KIND_MARK, RecordHeader, Seed, be_u32, record_bytes};
 use super::super::index::SegmentIndex;
+use super::super::rebuild::named_by;
 use super::super::segment::{FIRST_RECORD_AT, Found, Walk};
 use super::super::shared::Shared;
 use super::super::state::Stage;
@@ -286,7 +287,10 @@ impl<'a> Scan<'a> {
     /// What is damaged where these records should be: the index says whose they are, if there is one.
     fn damage(&self, first: MessageNumber, next: MessageNumber) -> Damage {
         let file = Shared::segment_path(self.found.id);
-        let messages = self.found.index.as_ref().and_then(|index| index.messages().ok());
+        let messages = match &self.found.index {
+            Some(index) => index.messages().ok(),
+            None => named_by(&**self.disk, self.found.id),
+        };
         let (receivers, complete) = match messages {
             Some(messages) => (messages.receivers(self.found.first, first, next), true),
             None => (Vec::new(), false),

@@ -114,6 +114,13 @@ fn a_backup_between_a_compaction_and_its_checkpoint_has_what_was_compacted() {
     let bytes = std::fs::read(backup.join("checkpoint")).unwrap();
     let (_, snapshot, _) = checkpoint::decode(&bytes).expect("a sound checkpoint");
     assert!(snapshot.segments.iter().all(|note| !is_cold(note.id)), "it names the sources");
+    let manifest = std::fs::read(backup.join("manifest.json")).unwrap();
+    let manifest: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(&manifest).unwrap();
+    for member in manifest.keys() {
+        let row = format!("| `{member}` |");
+        assert!(include_str!("../FORMAT.md").contains(&row), "FORMAT.md does not tell {member}");
+    }
     restore(&backup, &data).unwrap();
     let engine = recovery::open(Arc::new(RealDisk::new(&data)), options()).unwrap();
     assert_eq!(engine.recovered.findings, [""; 0]);

@@ -2,9 +2,12 @@
 //! where it goes back to its beginning.
 
 use super::super::OpenError;
+use super::super::checkpoint::{self, Snapshot};
 use super::super::storage::Disk;
 use super::super::storage::sim::SimDisk;
 use super::rig::{Rig, names};
+use super::{A, B};
+use restante_actors::journal::Settle;
 
 const COPIES: [&str; 2] = ["checkpoint", "checkpoint.copy"];
 
@@ -123,4 +126,44 @@ fn a_checkpoint_of_another_journal_or_a_newer_program_is_not_believed() {
     let foreign = disk.copy();
     COPIES.iter().for_each(|copy| foreign.damage(copy, |bytes| bytes.clone_from(&stranger)));
     assert!(matches!(Rig::open(&foreign), Err(OpenError::Foreign { .. })));
+}
+
+#[test]
+fn a_checkpoint_that_lies_about_what_is_open_is_named_and_counted_anew() {
+    let mut rig = Rig::with_history(false);
+    let numbers: Vec<_> = rig.lane(A).bodies.into_keys().step_by(3).collect();
+    rig.engine.shared.settle(Settle::acked(A, 5, 0, numbers));
+    rig.checkpoint(b"state");
+    rig.append(3);
+    let disk = rig.crashed();
+    let was = [A, B].map(|peer| rig.backlog(peer));
+    let honest = disk.bytes_of(COPIES[0]).unwrap();
+    assert_eq!(Rig::open(&disk.copy()).unwrap().said(), "");
+    let lies: [fn(&mut Snapshot); 3] = [
+        |snapshot| snapshot.segments[1].live += 3,
+        |snapshot| snapshot.peers[0].touched[1].open += 5,
+        // Both alike, and more than there ever was.
+        |snapshot| {
+            snapshot.segments[1].live += 1_000;
+            snapshot.peers[0].touched[1].open += 1_000;
+        },
+    ];
+    for (place, lie) in lies.into_iter().enumerate() {
+        let (header, mut snapshot, application) = checkpoint::decode(&honest).expect("it is sound");
+        lie(&mut snapshot);
+        let lying = disk.copy();
+        for copy in COPIES {
+            let bytes = checkpoint::encode(&header, &snapshot, &application);
+            lying.damage(copy, |file| *file = bytes);
+        }
+        let opened = Rig::open(&lying).unwrap();
+        let said = opened.said();
+        assert!(said.contains("the checkpoint says"), "lie {place}: {said}");
+        assert_eq!([A, B].map(|peer| opened.backlog(peer).messages), was.map(|b| b.messages));
+        assert_eq!(opened.lanes(), rig.lanes(), "lie {place}");
+        let live = |rig: &Rig| -> Vec<u64> {
+            rig.engine.shared.state.lock().segments.iter().map(|segment| segment.live).collect()
+        };
+        assert_eq!(live(&opened)[..3], live(&rig)[..3], "lie {place}");
+    }
 }

@@ -18,7 +18,7 @@ pub(super) struct Rig {
 }
 
 /// What is open for one peer, and what could not be read: number and why.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Lane1 {
     pub(super) bodies: BTreeMap<MessageNumber, Vec<u8>>,
     pub(super) damaged: Vec<(MessageNumber, String)>,
