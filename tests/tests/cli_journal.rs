@@ -88,6 +88,34 @@ async fn damage_is_found_told_and_the_rest_is_served() {
 }
 
 #[tokio::test]
+async fn a_damaged_message_of_a_removed_peer_is_purged_or_parked_by_name() {
+    let (scene, mut node, cli) = fresh("journal_disposal").await;
+    for name in ["purged", "heir"] {
+        cli.ok(&["peer", "add", name, "attach:"]);
+    }
+    cli.ok(&["pub", "--to", "a,purged", "first"]);
+    // The last one: nothing that is disposed of after it covers it.
+    let id = cli.ok(&["pub", "--to", "a,purged", "the last of two"]);
+    let id = id.trim();
+    assert_eq!(node.stop().await, Some(0));
+    let (segment, at) = holding(&scene.path("data"), "the last of two");
+    flip(&segment, at + 4);
+    node.restart().await;
+    let cli = node.cli();
+    cli.ok(&["peer", "rm", "a", "--hand-to", "heir"]);
+    cli.ok(&["peer", "rm", "purged", "--purge"]);
+    eventually("it is parked for the one and purged for the other", LIMIT, async || {
+        let trace = cli.run(&["message", "trace", id]).json();
+        let told = trace.iter().map(|line| line["state"].as_str().unwrap_or_default());
+        let reason = trace.first().and_then(|line| line["reason"].as_str()).unwrap_or_default();
+        let named = reason.contains("not handed over: damaged on disk");
+        (named && told.eq(["parked", "purged"])).then_some(())
+    })
+    .await;
+    assert_eq!(cli.ok(&["sub", "heir", "--raw", "-C", "1"]), "first\n");
+}
+
+#[tokio::test]
 async fn a_lost_checkpoint_copy_is_mended_and_a_repair_says_so_first() {
     let (scene, mut node, cli) = fresh("journal_repair").await;
     cli.ok(&["pub", "--to", "a", "kept"]);

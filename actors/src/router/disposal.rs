@@ -77,7 +77,12 @@ impl Router {
         let page = match page {
             Ok(page) => page,
             Err(ReadError::Damaged { number, detail, through }) => {
-                events::journal_finding(&format!("message {number}: {detail}"));
+                // Of a whole stretch nobody knows which numbers were the peer's: it stays.
+                if through <= number {
+                    self.dispose_of_damaged(&mut disposal, destination, number, &detail);
+                } else {
+                    events::journal_finding(&format!("messages {number} to {through}: {detail}"));
+                }
                 Page { messages: Vec::new(), through: through.max(number) }
             }
             Err(ReadError::Unavailable(_)) => return Self::dispose_later(disposal, ctx),
@@ -132,7 +137,7 @@ impl Router {
             if self.building.copy_to(to, id, stored) {
                 copied.push(stored.number);
             } else {
-                self.leave_behind(disposal, stored.number);
+                self.leave_behind(disposal, stored.number, "it is not laid out as a message");
             }
         }
         if copied.is_empty() {
@@ -154,12 +159,33 @@ impl Router {
         true
     }
 
-    /// A message that no copy can be made of.
-    fn leave_behind(&self, disposal: &Disposal, number: MessageNumber) {
-        events::journal_finding(&format!("message {number} cannot be read and is not handed over"));
+    /// A message that is damaged on disk: it can be purged all the same, and cannot be moved.
+    fn dispose_of_damaged(
+        &mut self,
+        disposal: &mut Disposal,
+        destination: Destination,
+        number: MessageNumber,
+        detail: &str,
+    ) {
+        match destination {
+            Destination::Purge => {
+                events::journal_finding(&format!("message {number}, which is purged: {detail}"));
+                self.settle_page(disposal, vec![number], End::Purged, PeerId::NONE, Vec::new());
+                disposal.messages += 1;
+            }
+            Destination::Peer(_) => {
+                self.leave_behind(disposal, number, &format!("damaged on disk: {detail}"));
+            }
+            Destination::Park => {}
+        }
+    }
+
+    /// Parks a message that no copy can be made of.
+    fn leave_behind(&self, disposal: &Disposal, number: MessageNumber, why: &str) {
+        events::journal_finding(&format!("message {number} is not handed over: {why}"));
         if disposal.lane == Lane::Open {
             let (peer, at_ms, attempts) = (disposal.id, clock::wall_ms(), 0);
-            let reason = "unreadable when it was to be handed over".to_owned();
+            let reason = format!("not handed over: {why}");
             self.journal.park(ParkRecord { peer, number, at_ms, attempts, reason });
         }
     }
