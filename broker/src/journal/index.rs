@@ -386,10 +386,16 @@ pub(super) fn read_exactly(file: &dyn DiskFile, at: u64, len: usize) -> io::Resu
 /// directory.
 pub(super) fn replace_file(disk: &dyn Disk, path: &str, bytes: &[u8]) -> io::Result<()> {
     let temporary = format!("{path}.tmp");
-    let file = disk.create(&temporary)?;
-    file.write_at(&[IoSlice::new(bytes)], 0)?;
-    file.sync()?;
-    disk.rename(&temporary, path)
+    let write = || {
+        let file = disk.create(&temporary)?;
+        file.write_at(&[IoSlice::new(bytes)], 0)?;
+        file.sync()?;
+        disk.rename(&temporary, path)
+    };
+    write().inspect_err(|_| {
+        // What is left of it would hold room that may be the very thing that is missing.
+        let _ = disk.unlink(&temporary);
+    })
 }
 
 #[cfg(test)]

@@ -101,7 +101,7 @@ impl Compactor {
         };
         match job.slice(shared) {
             Ok(false) => self.job = Some(job),
-            Ok(true) => self.finish(shared, *job)?,
+            Ok(true) => self.finish(shared, job)?,
             Err(Unmovable::Io(error)) => {
                 self.job = Some(job);
                 return Err(error);
@@ -185,11 +185,16 @@ impl Compactor {
     }
 
     /// Gives the copy its name and its index, lets the state change over, and retires the sources.
-    fn finish(&mut self, shared: &Shared, job: Copying) -> io::Result<()> {
-        let Copying { id, first, next, temporary, written, index, .. } = job;
+    fn finish(&mut self, shared: &Shared, job: Box<Copying>) -> io::Result<()> {
+        let Copying { id, first, next, written, .. } = *job;
         let facts = IndexFacts { id, first, next, data_end: written };
-        let bytes = index.encode(&shared.header(FileKind::Index, id), &facts);
-        replace_file(&*shared.disk, &Shared::index_path(id), &bytes)?;
+        let bytes = job.index.encode(&shared.header(FileKind::Index, id), &facts);
+        if let Err(error) = replace_file(&*shared.disk, &Shared::index_path(id), &bytes) {
+            // Still a copy under way, whose file goes when it is given up.
+            self.job = Some(job);
+            return Err(error);
+        }
+        let Copying { temporary, index, sources: copied, .. } = *job;
         shared.disk.rename(&temporary, &Shared::segment_path(id))?;
         shared.disk.sync_dir("segments")?;
         let shares: HashMap<_, _> = index
@@ -219,8 +224,8 @@ impl Compactor {
             return Ok(());
         }
         // Something is open that was not copied, or nothing is any more: the sources stay.
-        shared.pool.lock().retired.retain(|retired| !job.sources.contains(&retired.id));
-        self.unmovable.extend(job.sources);
+        shared.pool.lock().retired.retain(|retired| !copied.contains(&retired.id));
+        self.unmovable.extend(copied);
         shared.disk.unlink(&Shared::index_path(id))?;
         shared.disk.unlink(&Shared::segment_path(id))
     }
