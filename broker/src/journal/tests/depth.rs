@@ -10,7 +10,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-const SEGMENT_BYTES: u64 = 64 * 1024;
+/// So large that the checkpoint of each is affordable: 2 % of what is written.
+const SEGMENT_BYTES: u64 = 512 * 1024;
 
 /// The real disk, counting the bytes that are read from it.
 struct Counted {

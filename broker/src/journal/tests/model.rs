@@ -9,7 +9,7 @@ use super::super::storage::sim::{Dice, SimDisk};
 use super::super::{OpenError, Options};
 use super::{Draft, push_admin, push_message};
 use bytes::{Bytes, BytesMut};
-use restante_actors::journal::{Batch, End, Ended, Lane, Read, Settle, Stored};
+use restante_actors::journal::{Batch, End, Ended, Lane, LookupError, Read, Settle, Stored};
 use restante_protocol::id::{MessageNumber, PeerId};
 use restante_protocol::record::{Outcome, ParkRecord};
 use std::collections::{BTreeMap, BTreeSet};
@@ -431,7 +431,17 @@ impl World {
 
     fn compare_lives(&self) {
         for (number, message) in self.messages.iter().rev().take(40) {
-            let life = self.engine.shared.lookup(*number).unwrap();
+            let is_done = |fate: &Fate| matches!(fate, Fate::Settled(_) | Fate::ParkedThenSettled);
+            let life = match self.engine.shared.lookup(*number) {
+                // Where next to no history is kept, it may be gone once nothing waits for it.
+                Err(LookupError::AgedOut)
+                    if self.options.history_bytes_max <= 2 * 1024
+                        && message.receivers.values().all(is_done) =>
+                {
+                    continue;
+                }
+                life => life.unwrap(),
+            };
             assert_eq!(life.receivers.len(), message.receivers.len());
             for (peer, ended) in life.receivers {
                 let agrees = match message.receivers[&peer.0] {
