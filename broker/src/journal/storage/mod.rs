@@ -4,8 +4,11 @@
 //! crashes between any two calls. Paths are relative to the data directory and use `/`.
 //!
 //! What is assumed of the medium: after [`DiskFile::sync`] the file's bytes and length survive a
-//! crash; after [`Disk::sync_dir`] so do the names in that directory. Nothing else does, in any order:
-//! an unsynced write may be kept wholly, in part, or not at all, and a rename may be undone.
+//! crash; after [`Disk::sync_dir`] so do the names in that directory. A write that is torn harms
+//! nothing beside the bytes it writes, and a rename never leaves a file without a name. Nothing else
+//! is: an unsynced write may be kept wholly, in part, or not at all, a later one without an earlier
+//! one, a name without the bytes, and a rename may be undone. What a failed sync should have written
+//! is written by no later one, though it can be read for as long as the machine is up.
 
 #[cfg(feature = "faults")]
 pub mod faulty;
@@ -30,7 +33,8 @@ pub trait Disk: Send + Sync + 'static {
     fn unlink(&self, path: &str) -> io::Result<()>;
     /// Names of the files directly in a directory, without its sub-directories, in no order.
     fn list(&self, dir: &str) -> io::Result<Vec<String>>;
-    /// Creates a directory if it does not exist. The empty path is the data directory itself.
+    /// Creates a directory if it does not exist, and makes its name durable. The empty path is the data
+    /// directory itself.
     fn make_dir(&self, dir: &str) -> io::Result<()>;
     /// Makes the names in a directory durable.
     fn sync_dir(&self, dir: &str) -> io::Result<()>;

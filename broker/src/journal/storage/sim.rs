@@ -2,18 +2,36 @@
 //! part of the rest.
 //!
 //! Each change counts as a step. A crash is planned for one of them: that step is still issued, then
-//! every call fails until [`SimDisk::after_crash`] makes the disk that the machine comes up with. Of
-//! the unsynced changes it keeps those a mask names, or a random choice; a kept write may be torn, by
-//! sectors in any order or at a byte. A rename or a new name that was not synced may be undone.
+//! every call fails until [`SimDisk::after_crash`] makes the disk that the machine comes up with. Or
+//! the disk is watched ([`SimDisk::watch`]): then each step leaves a [`Cut`], from which the same can
+//! be made later, as often as wanted.
+//!
+//! It is as bad as the seam allows, and no better than the file systems there are:
+//!
+//! - A sync of a file makes its bytes and length durable, not its name; a sync of a directory makes the
+//!   names in it durable, not what is in the files.
+//! - Of what is not synced any subset survives, names before data and later before earlier. What is
+//!   kept of one file is applied in the order it was written: a page cache may write a page at any
+//!   moment, but never an older state of it after a newer one.
+//! - A kept write may be torn: cut at a byte, or with sectors missing. It harms nothing beside it.
+//! - Where a torn write makes a file longer, the length may be there without the bytes: zeroes, or
+//!   what some other file left on the medium. Room that was allocated reads as zeroes.
+//! - A rename within a directory is done or undone. One into another directory may leave both names,
+//!   never none.
+//! - A sync that fails says nothing: what it should have written may be there or not, and the next sync,
+//!   though it succeeds, does not write it either.
+
+mod image;
+
+pub use image::Survival;
 
 use super::{Disk, DiskFile};
+use image::{Change, Content, Image, NameChange, Pending, dir_of};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-const SECTOR_BYTES: usize = 512;
 
 /// A small reproducible source of choices (SplitMix64).
 #[derive(Clone, Debug)]
@@ -58,60 +76,50 @@ pub enum Fault {
 #[derive(Clone)]
 pub struct SimDisk(Arc<Mutex<Inner>>);
 
+/// The disk at one step, as a crash at that step finds it.
+#[derive(Clone)]
+pub struct Cut {
+    /// Which step it was.
+    pub step: u64,
+    /// What the step did.
+    pub what: String,
+    /// What the watcher said at that moment.
+    pub word: usize,
+    image: Image,
+}
+
+type Watcher = Box<dyn Fn() -> usize + Send>;
+
 struct Inner {
-    files: BTreeMap<u64, Content>,
-    names: BTreeMap<String, u64>,
-    durable_names: BTreeMap<String, u64>,
-    pending_names: Vec<NameChange>,
-    dirs: BTreeSet<String>,
-    next_file: u64,
+    image: Image,
     steps: u64,
     crash_at: Option<u64>,
     crashed: bool,
     fault: Option<(u64, Fault)>,
     fills_at: Option<u64>,
-    capacity: u64,
     locked: Arc<AtomicBool>,
-}
-
-#[derive(Clone, Default)]
-struct Content {
-    current: Vec<u8>,
-    durable: Vec<u8>,
-    pending: Vec<Change>,
-}
-
-#[derive(Clone)]
-enum Change {
-    Write(u64, Vec<u8>),
-    Length(u64),
-}
-
-#[derive(Clone)]
-enum NameChange {
-    Create(String, u64),
-    Rename(String, String),
-    Unlink(String),
+    watcher: Option<Watcher>,
+    cuts: Vec<Cut>,
 }
 
 impl SimDisk {
     /// An empty disk with room for `capacity` bytes.
     #[must_use]
     pub fn new(capacity: u64) -> SimDisk {
+        SimDisk::of(Image { next_file: 1, capacity, ..Image::default() })
+    }
+
+    fn of(image: Image) -> SimDisk {
         SimDisk(Arc::new(Mutex::new(Inner {
-            files: BTreeMap::new(),
-            names: BTreeMap::new(),
-            durable_names: BTreeMap::new(),
-            pending_names: Vec::new(),
-            dirs: BTreeSet::new(),
-            next_file: 1,
+            image,
             steps: 0,
             crash_at: None,
             crashed: false,
             fault: None,
             fills_at: None,
-            capacity,
             locked: Arc::default(),
+            watcher: None,
+            cuts: Vec::new(),
         })))
     }
 
@@ -130,9 +138,21 @@ impl SimDisk {
         self.0.lock().fills_at = Some(step);
     }
 
+    /// From now on every step leaves a cut with what `watcher` says at that moment; `watcher` must not
+    /// touch the disk.
+    pub fn watch(&self, watcher: impl Fn() -> usize + Send + 'static) {
+        self.0.lock().watcher = Some(Box::new(watcher));
+    }
+
+    /// The cuts since the last call.
+    #[must_use]
+    pub fn take_cuts(&self) -> Vec<Cut> {
+        std::mem::take(&mut self.0.lock().cuts)
+    }
+
     /// Gives the disk another size.
     pub fn set_capacity(&self, capacity: u64) {
-        self.0.lock().capacity = capacity;
+        self.0.lock().image.capacity = capacity;
     }
 
     /// Steps so far.
@@ -150,9 +170,7 @@ impl SimDisk {
     /// Changes that are not synced.
     #[must_use]
     pub fn pending(&self) -> usize {
-        let inner = self.0.lock();
-        inner.pending_names.len()
-            + inner.files.values().map(|file| file.pending.len()).sum::<usize>()
+        self.0.lock().image.pending()
     }
 
     /// The disk after a crash now. Bit `n` of `mask` keeps the n-th unsynced change; without a mask
@@ -160,53 +178,16 @@ impl SimDisk {
     /// be torn.
     #[must_use]
     pub fn after_crash(&self, mask: Option<u64>, dice: &mut Dice) -> SimDisk {
-        let inner = self.0.lock();
-        let mut place = 0u32;
-        let mut kept = |dice: &mut Dice| {
-            let keep = mask.map_or_else(|| dice.chance(60), |mask| mask >> place.min(63) & 1 == 1);
-            place += 1;
-            keep
-        };
-        let mut names = inner.durable_names.clone();
-        for change in &inner.pending_names {
-            if kept(dice) {
-                change.apply(&mut names);
-            }
-        }
-        let mut files = BTreeMap::new();
-        for (id, file) in &inner.files {
-            let mut bytes = file.durable.clone();
-            for change in &file.pending {
-                if kept(dice) {
-                    change.apply_torn(&mut bytes, dice);
-                }
-            }
-            if names.values().any(|named| named == id) {
-                files.insert(
-                    *id,
-                    Content { current: bytes.clone(), durable: bytes, pending: Vec::new() },
-                );
-            }
-        }
-        let disk = SimDisk::new(inner.capacity);
-        {
-            let mut fresh = disk.0.lock();
-            fresh.files = files;
-            fresh.durable_names = names.clone();
-            fresh.names = names;
-            fresh.dirs = inner.dirs.clone();
-            fresh.next_file = inner.next_file;
-        }
-        disk
+        self.0.lock().image.after_crash(Survival { mask, torn: true }, dice)
     }
 
     /// Changes a file behind everybody's back.
     pub fn damage(&self, path: &str, change: impl FnOnce(&mut Vec<u8>)) {
-        let mut inner = self.0.lock();
-        let Some(id) = inner.names.get(path).copied() else { return };
-        if let Some(file) = inner.files.get_mut(&id) {
-            change(&mut file.current);
-            file.durable = file.current.clone();
+        let image = &mut self.0.lock().image;
+        let Some(id) = image.names.get(path).copied() else { return };
+        if let Some(file) = image.files.get_mut(&id) {
+            change(Arc::make_mut(&mut file.current));
+            file.durable = Arc::clone(&file.current);
             file.pending.clear();
         }
     }
@@ -214,14 +195,36 @@ impl SimDisk {
     /// A copy of a file, if there is one.
     #[must_use]
     pub fn bytes_of(&self, path: &str) -> Option<Vec<u8>> {
-        let inner = self.0.lock();
-        inner.files.get(inner.names.get(path)?).map(|file| file.current.clone())
+        let image = &self.0.lock().image;
+        image.files.get(image.names.get(path)?).map(|file| file.current.to_vec())
     }
 
     /// A disk of its own with the same contents, everything synced.
     #[must_use]
     pub fn copy(&self) -> SimDisk {
-        self.after_crash(Some(u64::MAX), &mut Dice(0))
+        let all = Survival { mask: Some(u64::MAX), torn: false };
+        self.0.lock().image.after_crash(all, &mut Dice(0))
+    }
+}
+
+impl Cut {
+    /// Changes that are not synced.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.image.pending()
+    }
+
+    /// Whether a write is among them.
+    #[must_use]
+    pub fn can_tear(&self) -> bool {
+        let mut pending = self.image.files.values().flat_map(|file| &file.pending);
+        pending.any(|pending| matches!(pending.change, Change::Write(..)))
+    }
+
+    /// The disk that the machine comes up with.
+    #[must_use]
+    pub fn after_crash(&self, survival: Survival, dice: &mut Dice) -> SimDisk {
+        self.image.after_crash(survival, dice)
     }
 }
 
@@ -234,7 +237,7 @@ impl Inner {
         }
         self.steps += 1;
         if self.fills_at == Some(self.steps) {
-            self.capacity = self.used();
+            self.image.capacity = self.image.used();
         }
         if self.crash_at == Some(self.steps) {
             self.crashed = true;
@@ -247,19 +250,29 @@ impl Inner {
         }
     }
 
-    fn used(&self) -> u64 {
-        self.names
-            .values()
-            .filter_map(|id| self.files.get(id))
-            .map(|f| f.current.len() as u64)
-            .sum()
+    /// Leaves a cut, if anybody watches: what was issued is there, what was synced is so.
+    fn cut(&mut self, what: impl FnOnce(&Image) -> String) {
+        if let Some(watcher) = &self.watcher {
+            let (word, image) = (watcher(), self.image.clone());
+            self.cuts.push(Cut { step: self.steps, what: what(&image), word, image });
+        }
     }
 
-    fn change_names(&mut self, change: NameChange) -> io::Result<()> {
+    fn change_names(&mut self, changes: Vec<NameChange>, what: String) -> io::Result<()> {
         let down = self.step()?;
-        change.apply(&mut self.names);
-        self.pending_names.push(change);
+        for change in changes {
+            change.apply(&mut self.image.names);
+            self.image.pending_names.push(change);
+        }
+        self.cut(|_| what);
         after(down)
+    }
+
+    fn dir_exists(&self, path: &str) -> io::Result<()> {
+        match self.image.dirs.contains(dir_of(path)) {
+            true => Ok(()),
+            false => Err(io::ErrorKind::NotFound.into()),
+        }
     }
 }
 
@@ -268,116 +281,87 @@ fn after(down: bool) -> io::Result<()> {
     if down { Err(io::Error::other("the machine went down")) } else { Ok(()) }
 }
 
-impl NameChange {
-    fn apply(&self, names: &mut BTreeMap<String, u64>) {
-        match self {
-            NameChange::Create(name, id) => drop(names.insert(name.clone(), *id)),
-            NameChange::Rename(from, to) => {
-                if let Some(id) = names.remove(from) {
-                    names.insert(to.clone(), id);
-                }
-            }
-            NameChange::Unlink(name) => drop(names.remove(name)),
-        }
-    }
-
-    fn concerns(&self, dir: &str) -> bool {
-        match self {
-            NameChange::Create(name, _) | NameChange::Unlink(name) => dir_of(name) == dir,
-            NameChange::Rename(from, to) => dir_of(from) == dir || dir_of(to) == dir,
-        }
-    }
-}
-
-fn dir_of(path: &str) -> &str {
-    path.rsplit_once('/').map_or("", |(dir, _)| dir)
-}
-
-impl Change {
-    fn apply(&self, bytes: &mut Vec<u8>) {
-        match self {
-            Change::Write(at, data) => write_into(bytes, *at as usize, data),
-            Change::Length(len) => bytes.resize(*len as usize, 0),
-        }
-    }
-
-    fn apply_torn(&self, bytes: &mut Vec<u8>, dice: &mut Dice) {
-        let Change::Write(at, data) = self else { return self.apply(bytes) };
-        match dice.below(4) {
-            0 => write_into(bytes, *at as usize, &data[..dice.below(data.len() + 1)]),
-            1 => {
-                let mut from = 0;
-                while from < data.len() {
-                    // Up to the next boundary of the medium's sectors.
-                    let place = *at as usize + from;
-                    let to = (from + SECTOR_BYTES - place % SECTOR_BYTES).min(data.len());
-                    if dice.chance(60) {
-                        write_into(bytes, place, &data[from..to]);
-                    }
-                    from = to;
-                }
-            }
-            _ => self.apply(bytes),
-        }
-    }
-}
-
-fn write_into(bytes: &mut Vec<u8>, at: usize, data: &[u8]) {
-    if bytes.len() < at + data.len() {
-        bytes.resize(at + data.len(), 0);
-    }
-    bytes[at..at + data.len()].copy_from_slice(data);
-}
-
 impl Disk for SimDisk {
     fn create(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
         let mut inner = self.0.lock();
-        let id = inner.next_file;
-        inner.next_file += 1;
-        inner.files.insert(id, Content::default());
-        inner.change_names(NameChange::Create(path.to_owned(), id))?;
+        inner.dir_exists(path)?;
+        if let Some(id) = inner.image.names.get(path).copied() {
+            // The same file, emptied: its name is as durable as it was.
+            drop(inner);
+            let file = SimFile { disk: self.clone(), id };
+            file.truncate(0)?;
+            return Ok(Arc::new(file));
+        }
+        let id = inner.image.next_file;
+        inner.image.next_file += 1;
+        inner.image.files.insert(id, Content::default());
+        let change = NameChange::Create(path.to_owned(), id);
+        inner.change_names(vec![change], format!("create {path}"))?;
         Ok(Arc::new(SimFile { disk: self.clone(), id }))
     }
 
     fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
         let inner = self.0.lock();
-        let id = *inner.names.get(path).ok_or(io::ErrorKind::NotFound)?;
+        let id = *inner.image.names.get(path).ok_or(io::ErrorKind::NotFound)?;
         Ok(Arc::new(SimFile { disk: self.clone(), id }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut inner = self.0.lock();
-        if !inner.names.contains_key(from) {
-            return Err(io::ErrorKind::NotFound.into());
+        let id = *inner.image.names.get(from).ok_or(io::ErrorKind::NotFound)?;
+        inner.dir_exists(to)?;
+        if inner.image.names.get(to) == Some(&id) {
+            // Two names of one file: POSIX does nothing.
+            return Ok(());
         }
-        inner.change_names(NameChange::Rename(from.to_owned(), to.to_owned()))
+        let changes = match dir_of(from) == dir_of(to) {
+            true => vec![NameChange::Rename(from.to_owned(), to.to_owned())],
+            false => {
+                vec![NameChange::Link(to.to_owned(), id), NameChange::Leave(from.to_owned(), id)]
+            }
+        };
+        inner.change_names(changes, format!("rename {from} to {to}"))
     }
 
     fn unlink(&self, path: &str) -> io::Result<()> {
         let mut inner = self.0.lock();
-        if !inner.names.contains_key(path) {
+        if !inner.image.names.contains_key(path) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        inner.change_names(NameChange::Unlink(path.to_owned()))
+        let change = NameChange::Unlink(path.to_owned());
+        inner.change_names(vec![change], format!("unlink {path}"))
     }
 
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {
-        let inner = self.0.lock();
-        let inside = inner.names.keys().filter(|name| dir_of(name) == dir);
+        let image = &self.0.lock().image;
+        let inside = image.names.keys().filter(|name| dir_of(name) == dir);
         Ok(inside.filter_map(|name| name.rsplit('/').next()).map(str::to_owned).collect())
     }
 
     fn make_dir(&self, dir: &str) -> io::Result<()> {
-        self.0.lock().dirs.insert(dir.to_owned());
+        let mut inner = self.0.lock();
+        if !inner.image.dirs.contains(dir) {
+            let down = inner.step()?;
+            inner.cut(|_| format!("make directory {dir}"));
+            after(down)?;
+            inner.image.dirs.insert(dir.to_owned());
+        }
         Ok(())
     }
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         let mut inner = self.0.lock();
-        after(inner.step()?)?;
-        let Inner { pending_names, durable_names, .. } = &mut *inner;
+        let down = inner.step()?;
+        inner.cut(|_| format!("sync directory {dir}"));
+        after(down)?;
+        let Image { pending_names, durable_names, .. } = &mut inner.image;
+        let left = pending_names.iter().filter_map(|change| match change {
+            NameChange::Leave(from, id) if dir_of(from) == dir => Some(*id),
+            _ => None,
+        });
+        let left: BTreeSet<u64> = left.collect();
         pending_names.retain(|change| {
-            let concerned = change.concerns(dir);
+            let concerned = change.concerns(dir, &left);
             if concerned {
                 change.apply(durable_names);
             }
@@ -387,7 +371,7 @@ impl Disk for SimDisk {
     }
 
     fn lock(&self, path: &str) -> io::Result<Box<dyn Send + Sync>> {
-        let exists = self.0.lock().names.contains_key(path);
+        let exists = self.0.lock().image.names.contains_key(path);
         if !exists {
             self.create(path)?;
         }
@@ -399,8 +383,8 @@ impl Disk for SimDisk {
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
-        let inner = self.0.lock();
-        Ok(inner.capacity.saturating_sub(inner.used()))
+        let image = &self.0.lock().image;
+        Ok(image.capacity.saturating_sub(image.used()))
     }
 
     fn describe(&self, path: &str) -> String {
@@ -425,10 +409,9 @@ impl SimFile {
     fn change(&self, change: Change) -> io::Result<()> {
         let mut inner = self.disk.0.lock();
         let down = inner.step()?;
-        let used = inner.used();
-        let capacity = inner.capacity;
+        let (used, capacity) = (inner.image.used(), inner.image.capacity);
         let short = matches!(inner.fault, Some((at, Fault::Short)) if at == inner.steps);
-        let Some(file) = inner.files.get_mut(&self.id) else {
+        let Some(file) = inner.image.files.get_mut(&self.id) else {
             return Err(io::ErrorKind::NotFound.into());
         };
         let length = file.current.len() as u64;
@@ -440,14 +423,12 @@ impl SimFile {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let change = match change {
-            Change::Write(at, mut data) if short => {
-                data.truncate(data.len() / 2);
-                Change::Write(at, data)
-            }
+            Change::Write(at, data) if short => Change::Write(at, data[..data.len() / 2].into()),
             change => change,
         };
-        change.apply(&mut file.current);
-        file.pending.push(change);
+        change.apply(Arc::make_mut(&mut file.current));
+        file.pending.push(Pending { change, stuck: false });
+        inner.cut(|image| format!("change {}", image.name_of(self.id)));
         if short {
             return Err(io::ErrorKind::StorageFull.into());
         }
@@ -457,8 +438,8 @@ impl SimFile {
 
 impl DiskFile for SimFile {
     fn length(&self) -> io::Result<u64> {
-        let inner = self.disk.0.lock();
-        Ok(inner.files.get(&self.id).map_or(0, |file| file.current.len() as u64))
+        let image = &self.disk.0.lock().image;
+        Ok(image.files.get(&self.id).map_or(0, |file| file.current.len() as u64))
     }
 
     fn allocate(&self, bytes: u64) -> io::Result<()> {
@@ -468,7 +449,7 @@ impl DiskFile for SimFile {
 
     fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         let data: Vec<u8> = bufs.iter().flat_map(|buf| buf.iter().copied()).collect();
-        self.change(Change::Write(offset, data))
+        self.change(Change::Write(offset, data.into()))
     }
 
     fn read_at(&self, offset: u64, len: usize, into: &mut Vec<u8>) -> io::Result<usize> {
@@ -476,7 +457,7 @@ impl DiskFile for SimFile {
         if inner.crashed {
             return Err(io::Error::other("the machine is down"));
         }
-        let bytes = inner.files.get(&self.id).map_or(&[][..], |file| &file.current);
+        let bytes = inner.image.files.get(&self.id).map_or(&[][..], |file| &file.current);
         let from = bytes.len().min(offset as usize);
         let to = bytes.len().min(from + len);
         into.extend_from_slice(&bytes[from..to]);
@@ -485,16 +466,26 @@ impl DiskFile for SimFile {
 
     fn sync(&self) -> io::Result<()> {
         let mut inner = self.disk.0.lock();
-        after(inner.step()?)?;
+        let was_down = inner.crashed;
+        let stepped = inner.step();
+        if let (Err(_), false, Some(file)) =
+            (&stepped, was_down, inner.image.files.get_mut(&self.id))
+        {
+            file.pending.iter_mut().for_each(|pending| pending.stuck = true);
+        }
+        let down = stepped?;
+        inner.cut(|image| format!("sync {}", image.name_of(self.id)));
+        after(down)?;
         let lost = inner.fault == Some((inner.steps, Fault::Lost));
-        if let Some(file) = inner.files.get_mut(&self.id) {
+        if let Some(file) = inner.image.files.get_mut(&self.id) {
             if lost {
                 file.pending.clear();
                 return Err(io::Error::other("planned fault"));
             }
-            // Nothing but what was pending differs between the two.
-            for change in std::mem::take(&mut file.pending) {
-                change.apply(&mut file.durable);
+            for pending in std::mem::take(&mut file.pending) {
+                if !pending.stuck {
+                    pending.change.apply(Arc::make_mut(&mut file.durable));
+                }
             }
         }
         Ok(())

@@ -7,6 +7,8 @@ mod compact;
 mod crash;
 mod damage;
 mod depth;
+mod disk;
+mod flips;
 mod format;
 mod full;
 mod history;
