@@ -18,6 +18,7 @@ mod model;
 mod offline;
 mod rig;
 mod sick;
+mod stress;
 mod threads;
 
 use super::Options;

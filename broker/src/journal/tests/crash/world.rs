@@ -83,6 +83,15 @@ impl World {
         World::start(disk, options, Arc::default(), false)
     }
 
+    /// The journal that is on this disk, compared with what was promised.
+    pub(in super::super) fn found(
+        disk: SimDisk,
+        options: Options,
+        model: Arc<Model>,
+    ) -> Result<World, OpenError> {
+        World::open(disk, options, model, false)
+    }
+
     /// A new journal on a disk that is watched.
     pub(in super::super) fn watched(disk: SimDisk, options: Options, temper: Temper) -> World {
         let world = World::open(disk, options, Arc::default(), true);
