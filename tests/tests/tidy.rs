@@ -147,7 +147,10 @@ fn every_source_file_belongs_to_a_module() {
         let declared = parents.into_iter().chain(beside).chain(of_tests).any(|parent| {
             let text = fs::read_to_string(root_dir().join(parent)).unwrap_or_default();
             text.lines().any(|line| {
-                let line = line.trim_start_matches("pub ").trim_start_matches("pub(crate) ");
+                let line = ["pub ", "pub(crate) ", "pub(super) "]
+                    .into_iter()
+                    .find_map(|visible| line.strip_prefix(visible))
+                    .unwrap_or(line);
                 line == format!("mod {name};")
             })
         });

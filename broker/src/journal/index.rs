@@ -426,6 +426,7 @@ mod tests {
         };
         let facts = IndexFacts { id: 1, first: 1, next: 100, data_end: 4096 };
         let disk = SimDisk::new(1 << 20);
+        disk.make_dir("").unwrap();
         replace_file(&disk, "x", &index.encode(&header, &facts)).unwrap();
         let floors = |file: &IndexFile, peer, number| -> Vec<u64> {
             let all = file.settles_of(PeerId(peer), number).unwrap();

@@ -279,7 +279,7 @@ async fn a_closed_loop_counts_every_delivery_once() {
         let report = read(&report);
         let fanout = report["load"]["fanout"].as_u64().unwrap();
         let confirmed = report["confirmed"].as_u64().unwrap();
-        assert!(confirmed > 100, "{words}: {report}");
+        assert!(confirmed > 10, "{words}: {report}");
         assert_eq!(report["delivered"].as_u64().unwrap(), confirmed * fanout, "{words}");
         assert_eq!((&report["lost"], &report["duplicates"]), (&0.into(), &0.into()), "{words}");
     }

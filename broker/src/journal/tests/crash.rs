@@ -220,12 +220,12 @@ fn crash_point(seed: u64, point: &Point) -> u64 {
         context.survival = Some(survival);
         let mut dice = Dice(seed ^ (step << 20) ^ ((nth as u64) << 50));
         let disk = point.cut.after_crash(survival, &mut dice);
-        if nth == chosen && (seed ^ step) % OPENING_EVERY == 0 {
+        if nth == chosen && (seed ^ step).is_multiple_of(OPENING_EVERY) {
             openings += crash_each_step_of_opening(point, &disk, &mut dice);
         }
         let mut world = point.opens_on(disk).expect("opens after a crash");
         openings += 1;
-        if nth == chosen && step % SECOND_LIFE_EVERY == 0 {
+        if nth == chosen && step.is_multiple_of(SECOND_LIFE_EVERY) {
             second_life(&mut world, &mut dice);
             openings += 1;
         }

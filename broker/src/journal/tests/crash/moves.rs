@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 /// A record of a batch that is about to be appended.
 pub(in super::super) enum Drafted {
-    Message(Message),
+    Message(Box<Message>),
     Admin(Arc<[u8]>),
 }
 
@@ -45,7 +45,7 @@ pub(in super::super) fn batch(model: &mut Model, dice: &mut Dice) -> (Batch, Vec
         );
         let mut fates = [None; PEERS as usize + 1];
         receivers.iter().for_each(|peer| fates[*peer as usize] = Some(Fate::Open));
-        drafts.push(Drafted::Message(Message { body: body.into(), sequence, fates }));
+        drafts.push(Drafted::Message(Box::new(Message { body: body.into(), sequence, fates })));
     }
     (batch, drafts)
 }
@@ -60,7 +60,7 @@ pub(in super::super) fn appended(
     model.tickets.insert(ticket.0, first + drafts.len() as u64);
     for (number, draft) in (first..).zip(drafts) {
         match draft {
-            Drafted::Message(message) => drop(model.messages.insert(number, message)),
+            Drafted::Message(message) => drop(model.messages.insert(number, *message)),
             Drafted::Admin(body) => model.admin.push((number, body)),
         }
     }
