@@ -13,7 +13,7 @@
 //! apart and in order, and everything that finds messages by their number, reads pages, settles,
 //! parks, takes checkpoints or recovers does the same as with any other segment. In it the numbers
 //! ascend and are not dense, its index lists a message only for the receivers it was live for, and it
-//! is never replayed. Its id has a bit of its own ([`COLD_BIT`](super::format::COLD_BIT)).
+//! is never replayed. Its id has a bit of its own ([`COLD_BIT`]).
 //!
 //! The checkpoint decides: a cold segment counts when the checkpoint names it, and then its sources,
 //! should a crash have left them, do not; one that is not named is a copy that was never finished and
