@@ -18,7 +18,7 @@ use restante_protocol::id::MessageNumber;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often a full disk is looked at again.
 const FULL_RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -30,7 +30,7 @@ pub(super) const CHECKPOINT_PATHS: [&str; 2] = ["checkpoint", "checkpoint.copy"]
 pub(super) struct Keeper {
     pub(super) shared: Arc<Shared>,
     pub(super) full: bool,
-    compactor: Compactor,
+    pub(super) compactor: Compactor,
     /// After what pause compaction goes on, if it has something to do.
     rest: Option<Duration>,
     /// Whether to compact at once whatever is worth it at all, as tests do.
@@ -101,9 +101,9 @@ impl Keeper {
     /// Does a slice of compaction.
     pub(super) fn compact(&mut self) -> io::Result<()> {
         self.rest = None;
-        self.rest = self.compactor.turn(&self.shared, self.eager)?;
+        self.rest = self.compactor.turn(&self.shared, Instant::now(), self.eager)?;
         while self.eager && self.rest.is_some() {
-            self.rest = self.compactor.turn(&self.shared, true)?;
+            self.rest = self.compactor.turn(&self.shared, Instant::now(), true)?;
         }
         Ok(())
     }

@@ -49,6 +49,9 @@ pub struct Options {
     pub backup_duration_max: Duration,
     /// And one that holds back more bytes of log than this, which nothing needs any more but it.
     pub backup_held_bytes_max: u64,
+    /// A segment that loses an eighth of what is live of it in this time is being consumed, and not
+    /// compacted: it will be done sooner than it would be copied.
+    pub cooling: Duration,
     /// Bytes of index parts kept in memory.
     pub cache_bytes: usize,
     /// Makes this journal's checksums unlike those of other journals. Kept as it was when the journal
@@ -81,6 +84,7 @@ impl Default for Options {
             history_ms_max: 7 * 24 * 60 * 60 * 1000,
             backup_duration_max: Duration::from_secs(6 * 60 * 60),
             backup_held_bytes_max: 16 * 1024 * MIB,
+            cooling: Duration::from_millis(250),
             cache_bytes: 8 * MIB as usize,
             seed: rand::random(),
             node: NodeTag(rand::random()),

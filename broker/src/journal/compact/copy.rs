@@ -104,8 +104,8 @@ impl Copying {
     fn window(&mut self, shared: &Shared) -> Result<(), Unmovable> {
         let source = self.sources[self.done];
         let mut live = match self.live.take() {
-            Some(live) => live,
-            None => match Live::load(shared, source) {
+            Some(live) if live.is_there(shared) => live,
+            _ => match Live::load(shared, source) {
                 Ok(Some(live)) => {
                     self.take_parks(shared, &live);
                     live
@@ -265,6 +265,11 @@ impl Live {
             .collect::<Result<Vec<_>, IndexError>>()?;
         let last = peers.iter().map(|peer| (peer.held.last() - first) as u32).max().unwrap_or(0);
         Ok(Some(Live { id, first, peers, taken: 0, last }))
+    }
+
+    /// Whether the segment is still there: between two slices it may have been settled and given back.
+    fn is_there(&self, shared: &Shared) -> bool {
+        shared.state.lock().segment(self.first).is_some_and(|segment| segment.id == self.id)
     }
 
     /// Bytes of the live records, each message once.

@@ -19,6 +19,9 @@
 //! should a crash have left them, do not; one that is not named is a copy that was never finished and
 //! is removed. So a message is never in two segments, and never in none.
 //!
+//! What a receiver is just working through is left to it: a segment is copied only when it has lost
+//! little for a while ([`cooling`](super::Options::cooling)).
+//!
 //! Runs on the keeper's thread, a slice at a time with a pause after each that is as long as the
 //! slice took: half of what the disk gives at most, and a commit waits for one slice at most.
 
@@ -45,21 +48,28 @@ const MEASURES_MAX: usize = 4;
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// The keeper's part that compacts.
-#[derive(Default)]
 pub(super) struct Compactor {
     job: Option<Box<Copying>>,
     measured: HashMap<u64, Measure>,
-    /// Whether there was more to measure than one turn may.
-    behind: bool,
     /// Segments with a record that cannot be copied; they stay as they are.
     unmovable: HashSet<u64>,
     /// Everything below is covered by a durable checkpoint.
     pub(super) covered: MessageNumber,
 }
 
+/// Whether there is more to do, in the order of haste.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum More {
+    Nothing,
+    /// What there is may be done by itself soon.
+    Cooling,
+    Work,
+}
+
 /// What of a segment was live when it was looked at.
 #[derive(Clone, Copy)]
 struct Measure {
+    at: Instant,
     /// Deliveries.
     live: u64,
     /// Bytes of their records, each message once.
@@ -68,7 +78,18 @@ struct Measure {
 
 impl Compactor {
     pub(super) fn new(covered: MessageNumber) -> Compactor {
-        Compactor { covered, ..Compactor::default() }
+        Compactor {
+            job: None,
+            measured: HashMap::default(),
+            unmovable: HashSet::default(),
+            covered,
+        }
+    }
+
+    /// Whether a copy is under way.
+    #[cfg(test)]
+    pub(super) fn is_at_work(&self) -> bool {
+        self.job.is_some()
     }
 
     /// Does a slice of work if there is any; says after which pause to go on, if there is more.
@@ -77,10 +98,17 @@ impl Compactor {
     /// # Errors
     /// What the disk said. A full one is no error: the copy that was under way is given up, and begun
     /// anew another time.
-    pub(super) fn turn(&mut self, shared: &Shared, eager: bool) -> io::Result<Option<Duration>> {
+    pub(super) fn turn(
+        &mut self,
+        shared: &Shared,
+        now: Instant,
+        eager: bool,
+    ) -> io::Result<Option<Duration>> {
         let since = Instant::now();
-        match self.slice(shared, eager) {
-            Ok(more) => Ok(more.then(|| since.elapsed().min(PAUSE_MAX))),
+        match self.slice(shared, now, eager) {
+            Ok(More::Nothing) => Ok(None),
+            Ok(More::Cooling) => Ok(Some(shared.options.cooling)),
+            Ok(More::Work) => Ok(Some(since.elapsed().min(PAUSE_MAX))),
             Err(error) if is_full(&error) => {
                 self.give_up(shared);
                 Ok(None)
@@ -89,15 +117,16 @@ impl Compactor {
         }
     }
 
-    /// Whether there may be more to do.
-    fn slice(&mut self, shared: &Shared, eager: bool) -> io::Result<bool> {
+    fn slice(&mut self, shared: &Shared, now: Instant, eager: bool) -> io::Result<More> {
         let mut job = match self.job.take() {
             Some(job) => job,
-            None => {
-                let Some(sources) = self.choose(shared, eager)? else { return Ok(self.behind) };
-                let id = COLD_BIT | shared.next_segment_id();
-                Box::new(Copying::begin(shared, id, sources)?)
-            }
+            None => match self.choose(shared, now, eager) {
+                Ok(sources) => {
+                    let id = COLD_BIT | shared.next_segment_id();
+                    Box::new(Copying::begin(shared, id, sources)?)
+                }
+                Err(more) => return Ok(more),
+            },
         };
         match job.slice(shared) {
             Ok(false) => self.job = Some(job),
@@ -112,7 +141,7 @@ impl Compactor {
                 self.give_up(shared);
             }
         }
-        Ok(true)
+        Ok(More::Work)
     }
 
     /// Ends a copy that cannot be finished. Its file would be removed by the next opening too.
@@ -122,8 +151,8 @@ impl Compactor {
         }
     }
 
-    /// Which segments to copy into one, if it is worth it.
-    fn choose(&mut self, shared: &Shared, eager: bool) -> io::Result<Option<Vec<u64>>> {
+    /// Which segments to copy into one; if none are worth it, whether some may be later.
+    fn choose(&mut self, shared: &Shared, now: Instant, eager: bool) -> Result<Vec<u64>, More> {
         let segment_bytes = shared.options.segment_bytes;
         let mut candidates: Vec<Candidate> = {
             let state = shared.state.lock();
@@ -134,13 +163,21 @@ impl Compactor {
             self.measured.retain(|id, _| there.contains(id));
         }
         let mut measures = 0;
-        self.behind = false;
+        let mut more = More::Nothing;
         for candidate in &mut candidates {
-            if !candidate.movable || !self.is_due(candidate) {
+            if !candidate.movable {
+                continue;
+            }
+            if !eager && self.is_cooling(candidate, now, shared.options.cooling) {
+                candidate.movable = false;
+                more = more.max(More::Cooling);
+                continue;
+            }
+            if !self.is_due(candidate) {
                 continue;
             }
             if measures == MEASURES_MAX {
-                self.behind = true;
+                more = More::Work;
                 break;
             }
             measures += 1;
@@ -151,11 +188,15 @@ impl Compactor {
                 continue;
             };
             let bytes = live.map_or(0, |live| live.record_bytes());
-            self.measured.insert(candidate.id, Measure { live: candidate.live, bytes });
+            self.measured.insert(candidate.id, Measure { at: now, live: candidate.live, bytes });
             candidate.live_bytes = bytes;
+            if !eager && self.is_cooling(candidate, now, shared.options.cooling) {
+                candidate.movable = false;
+                more = more.max(More::Cooling);
+            }
         }
-        let chosen = plan::choose(&candidates, segment_bytes, eager);
-        Ok(chosen.map(|run| candidates[run].iter().map(|candidate| candidate.id).collect()))
+        let run = plan::choose(&candidates, segment_bytes, eager).ok_or(more)?;
+        Ok(candidates[run].iter().map(|candidate| candidate.id).collect())
     }
 
     fn candidate(&self, segment: &Segment, segment_bytes: u64) -> Option<Candidate> {
@@ -174,6 +215,12 @@ impl Compactor {
                 && next <= self.covered
                 && !self.unmovable.contains(&segment.id),
         })
+    }
+
+    /// Whether it is too early to say that nobody works through this segment.
+    fn is_cooling(&self, candidate: &Candidate, now: Instant, cooling: Duration) -> bool {
+        let measure = self.measured.get(&candidate.id);
+        measure.is_some_and(|measure| now.duration_since(measure.at) < cooling)
     }
 
     /// Whether enough has changed that a segment should be measured.

@@ -2,6 +2,7 @@
 
 use super::super::Options;
 use super::super::format::{SEGMENT_HEADER_BYTES, is_cold, record_bytes};
+use super::super::recovery::Engine;
 use super::super::shared::Shared;
 use super::super::storage::Disk;
 use super::super::storage::sim::{Dice, SimDisk};
@@ -10,6 +11,7 @@ use super::{A, B, batch_of, small};
 use restante_actors::journal::{Ended, Lane, Read, Settle};
 use restante_protocol::id::{MessageNumber, PeerId};
 use restante_protocol::record::{MESSAGE_FIXED_BYTES, Outcome, ParkRecord};
+use std::time::{Duration, Instant};
 
 const SEGMENT: u64 = 16 * 1024;
 
@@ -301,4 +303,58 @@ fn what_was_settled_out_of_order_stays_settled_when_its_segments_become_one() {
         let disk = world.disk.after_crash(None, &mut Dice(round));
         reopen(&mut world, disk);
     }
+}
+
+#[test]
+fn a_segment_that_is_settled_and_given_back_while_it_is_copied_stops_nothing() {
+    // Nothing is copied before this test says so, and then in more than one slice.
+    let slow = Options { cooling: Duration::MAX, ..small(4 << 20) };
+    let mut world = World::new(SimDisk::new(1 << 28), slow).unwrap();
+    let body = [&[0][..], &[3; 400]].concat();
+    let mut open = Vec::new();
+    while world.engine.shared.state.lock().segments.len() < 3 {
+        let done = publish(&mut world, A.0, 60, &body);
+        settle(&world, A, &done);
+        open.extend(publish(&mut world, B.0, 40, &body));
+    }
+    world.checkpoint();
+    world.engine.keeper.turn();
+    let Engine { keeper, shared, .. } = &mut world.engine;
+    assert!(
+        keeper.compactor.turn(shared, Instant::now(), true).unwrap().is_some(),
+        "nothing is being copied"
+    );
+    assert!(keeper.compactor.is_at_work(), "one slice was enough: the test needs more");
+    let before: Vec<_> = shared.state.lock().segments.iter().map(|s| s.id).collect();
+    settle(&world, B, &open);
+    world.checkpoint();
+    world.engine.keeper.turn();
+    let Engine { keeper, shared, .. } = &mut world.engine;
+    let after: Vec<_> = shared.state.lock().segments.iter().map(|s| s.id).collect();
+    assert!(!after.contains(&before[0]), "{before:x?} became {after:x?}");
+    while keeper.compactor.turn(shared, Instant::now(), true).unwrap().is_some() {}
+    assert!(!shared.is_dead());
+    assert_eq!(lane(&world, B, Lane::Open), []);
+}
+
+#[test]
+fn what_a_receiver_is_working_through_is_left_to_it() {
+    let cooling = Duration::from_secs(1);
+    let mut world = World::new(SimDisk::new(1 << 26), Options { cooling, ..options() }).unwrap();
+    let open: Vec<_> = (0..100).flat_map(|_| publish(&mut world, B.0, 10, &[5; 200])).collect();
+    let segments = world.engine.shared.state.lock().segments.len();
+    assert!(segments > 8);
+    world.checkpoint();
+    world.engine.keeper.turn();
+    let (mut now, mut looked) = (Instant::now(), 0);
+    for part in open.chunks(50) {
+        settle(&world, B, part);
+        world.write();
+        let Engine { keeper, shared, .. } = &mut world.engine;
+        now += cooling;
+        looked += usize::from(keeper.compactor.turn(shared, now, false).unwrap().is_some());
+        assert!(!keeper.compactor.is_at_work(), "a segment that is being consumed is copied");
+    }
+    assert!(looked > 0, "nothing was ever thin enough to be looked at");
+    assert_eq!(cold_segments(&world), 0);
 }

@@ -26,6 +26,7 @@ use bytes::BytesMut;
 use restante_actors::journal::{Batch, BatchRecord};
 use restante_protocol::id::{NodeTag, PeerId};
 use restante_protocol::record::{MESSAGE_FIXED_BYTES, RECORD_HEADER_BYTES, RecordKind};
+use std::time::Duration;
 
 /// A message to be put into a batch.
 pub(super) struct Draft<'a> {
@@ -76,6 +77,8 @@ pub(super) fn small(segment_bytes: u64) -> Options {
     Options {
         segment_bytes,
         checkpoint_bytes: segment_bytes * 2,
+        // What is compacted when does not hang on how fast a test runs.
+        cooling: Duration::ZERO,
         seed: 7,
         node: NodeTag(3),
         ..Options::default()
