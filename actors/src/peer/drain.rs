@@ -39,8 +39,10 @@ impl Handler<Drain> for Peer {
         }
         self.obey_link_commands(ctx);
         self.transmit(now);
-        self.record_settled();
+        // Parks come first: a floor covers parked messages too, and a crash may keep any number of
+        // records and lose those behind them.
         self.record_parked();
+        self.record_settled();
         self.send_reports();
         self.return_budget();
         self.publish_counts();

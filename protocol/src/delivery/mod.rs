@@ -30,8 +30,9 @@
 //!
 //! One input, then drain everything, in this order:
 //!
-//! 1. [`Delivery::poll_settled`] and [`Delivery::poll_parked`]: tell the journal, with
-//!    [`Delivery::floor`], before any load is begun, so that no page brings back what is done;
+//! 1. [`Delivery::poll_parked`], then [`Delivery::poll_settled`] with [`Delivery::floor`], which
+//!    covers what was parked: tell the journal, in this order, before any load is begun, so that no
+//!    page brings back what is done;
 //! 2. [`Delivery::poll_link`]: dial or close. A closed link's later events are the shell's to drop;
 //! 3. [`Delivery::poll_transmit`] until `None`; [`Delivery::poll_load`], answered once, later, by
 //!    [`Delivery::handle_loaded`] or [`Delivery::handle_load_failed`];
@@ -266,13 +267,16 @@ impl<B> Delivery<B> {
         self.reports.pop_front()
     }
 
-    /// Nothing of this peer at or below this number is open.
+    /// Nothing of this peer at or below this number is open, nor parked without the journal having
+    /// been told: [`Delivery::poll_parked`] is emptied first.
     #[must_use]
     pub fn floor(&self) -> MessageNumber {
         let straight = self.unacked.first_straight().map(|slot| slot.number);
         let retry = self.retries.first().map(|(number, _)| number);
         let queued = self.queue.front().map(|entry| entry.number);
-        let lowest = [straight, retry, queued, self.held.first()].into_iter().flatten().min();
+        let parked = self.parked.iter().map(|parked| parked.number).min();
+        let open = [straight, retry, queued, self.held.first(), parked];
+        let lowest = open.into_iter().flatten().min();
         lowest.map_or(self.queue.cursor(), |number| self.queue.cursor().min(number - 1))
     }
 

@@ -109,7 +109,7 @@ impl World {
         }
     }
 
-    fn check_floor(&mut self) {
+    pub(crate) fn check_floor(&mut self) {
         let floor = self.core.floor();
         assert!(floor >= self.floor, "the floor never sinks");
         let lowest = self.index.open.first().copied();

@@ -467,6 +467,8 @@ impl World {
         while let Some(settled) = self.core.poll_settled() {
             self.check_settled(&settled);
         }
+        // What is parked and not told yet keeps the floor below it.
+        self.check_floor();
         while let Some(parked) = self.core.poll_parked() {
             self.check_parked(&parked);
         }
