@@ -1,5 +1,6 @@
 //! A batch on its way to disk: first being built, then awaiting its ticket.
 
+use super::disposal::Copies;
 use super::{AdminEffect, OpenedProducer};
 use crate::journal::{BatchRecord, Ticket};
 use crate::link::SharedProducer;
@@ -55,6 +56,8 @@ pub(super) enum Outcome {
         /// What the change does; none if everything is so already.
         effect: Option<Box<AdminEffect>>,
     },
+    /// Copies of a removed peer's messages, for another: the originals are settled now.
+    HandedOver(Box<Copies>),
 }
 
 /// A call in the batch whose end its producer awaits.

@@ -193,6 +193,9 @@ impl Router {
             self.take_effect(effect, ctx);
             let _ = reply.send(Ok(done));
         }
+        for copies in std::mem::take(&mut self.copied) {
+            self.copies_durable(copies, ctx);
+        }
         for (peer, messages) in pending.hand_offs {
             self.hand_off(peer, messages, chunk, pending.first_number, pending.accepted_ms);
         }
@@ -228,6 +231,7 @@ impl Router {
                 Outcome::Administered { reply, done, effect: Some(effect) } => {
                     self.effects.push(Effected { effect: *effect, reply, done });
                 }
+                Outcome::HandedOver(copies) => self.copied.push(*copies),
             }
         }
     }
@@ -309,6 +313,8 @@ impl Router {
                 Outcome::Administered { reply, .. } => {
                     let _ = reply.send(Err(why.clone()));
                 }
+                // What was to be handed over stays where it is; the next life begins it anew.
+                Outcome::HandedOver(_) => {}
             }
         }
     }

@@ -3,7 +3,7 @@
 //! between the router's other turns; a restart goes on where it was.
 
 use super::Router;
-use super::batch::Building;
+use super::batch::{Building, Outcome};
 use crate::clock;
 use crate::events;
 use crate::journal::{Lane, Page, Read, ReadError, Settle, Stored};
@@ -35,6 +35,23 @@ pub(super) struct Disposal {
     /// Nothing of the peer lies above this number: it was removed before.
     through: MessageNumber,
     messages: u64,
+}
+
+/// A page whose copies are on their way to disk.
+pub(super) struct Copies {
+    disposal: Disposal,
+    to: PeerId,
+    /// What was copied, and the number of the first copy; the others follow.
+    copied: Vec<MessageNumber>,
+    first: MessageNumber,
+}
+
+impl Disposal {
+    /// A page has been dealt with.
+    fn go_past(&mut self, page: &Page) {
+        self.messages += page.messages.len() as u64;
+        self.after = page.through;
+    }
 }
 
 impl Router {
@@ -94,16 +111,12 @@ impl Router {
             }
             return self.dispose_page(disposal, ctx);
         }
-        let settled = match destination {
+        match destination {
             Destination::Park => return self.disposed(disposal, destination, ctx),
             Destination::Purge => self.purge(&disposal, &page),
-            Destination::Peer(to) => self.hand_over(&disposal, to, &page.messages, ctx),
-        };
-        if !settled {
-            return Self::dispose_later(disposal, ctx);
+            Destination::Peer(to) => return self.hand_over(disposal, to, &page, ctx),
         }
-        disposal.messages += page.messages.len() as u64;
-        disposal.after = page.through;
+        disposal.go_past(&page);
         self.dispose_page(disposal, ctx);
     }
 
@@ -111,42 +124,51 @@ impl Router {
         ctx.run_later(RETRY, move |router, ctx| router.dispose_page(disposal, ctx));
     }
 
-    fn purge(&mut self, disposal: &Disposal, page: &Page) -> bool {
+    fn purge(&mut self, disposal: &Disposal, page: &Page) {
         let numbers = page.messages.iter().map(|stored| stored.number).collect();
         self.settle_page(disposal, numbers, End::Purged, PeerId::NONE, Vec::new());
-        true
     }
 
-    /// Copies a page to another peer's queue, then settles it here: a crash in between hands it
-    /// over twice, under the same ids. What cannot be read is not moved but stays here, parked.
+    /// Copies a page to another peer's queue. It is settled here once the copies are durable: a
+    /// settle takes effect at once, and a checkpoint may say so before what was appended ahead of
+    /// it is on disk. A crash in between hands the page over twice, under the same ids. What cannot
+    /// be read is not moved but stays here, parked.
     fn hand_over(
         &mut self,
-        disposal: &Disposal,
+        mut disposal: Disposal,
         to: PeerId,
-        messages: &[Stored],
+        page: &Page,
         ctx: &mut Context<Self>,
-    ) -> bool {
-        if messages.is_empty() {
-            return true;
-        }
+    ) {
         self.append_building();
         self.building.accepted_ms = clock::wall_ms();
-        let mut copied = Vec::with_capacity(messages.len());
-        for stored in messages {
+        let mut copied = Vec::with_capacity(page.messages.len());
+        for stored in &page.messages {
             let id = self.id(stored.accepted_ms, stored.number);
             if self.building.copy_to(to, id, stored) {
                 copied.push(stored.number);
             } else {
-                self.leave_behind(disposal, stored.number, "it is not laid out as a message");
+                self.leave_behind(&disposal, stored.number, "it is not laid out as a message");
             }
         }
         if copied.is_empty() {
             self.building = Building::default();
-            return true;
+            disposal.go_past(page);
+            return self.dispose_page(disposal, ctx);
         }
         self.gather_copies(to);
         // What the journal did not take has not moved.
-        let Some(first) = self.append_building() else { return false };
+        let Some(first) = self.append_building() else {
+            return Self::dispose_later(disposal, ctx);
+        };
+        disposal.go_past(page);
+        let copies = Copies { disposal, to, copied, first };
+        self.once_durable(Outcome::HandedOver(Box::new(copies)));
+    }
+
+    /// The copies of a page are on disk.
+    pub(super) fn copies_durable(&mut self, copies: Copies, ctx: &mut Context<Self>) {
+        let Copies { disposal, to, copied, first } = copies;
         // The copies' numbers go into the ledger, so that a trace can follow the message.
         let details = copied.iter().zip(first..).map(|(number, copy)| SettleDetail {
             number: *number,
@@ -154,9 +176,8 @@ impl Router {
             value: copy.to_be_bytes().to_vec(),
         });
         let details = details.collect();
-        self.settle_page(disposal, copied, End::Moved, to, details);
-        self.flush_soon(ctx);
-        true
+        self.settle_page(&disposal, copied, End::Moved, to, details);
+        self.dispose_page(disposal, ctx);
     }
 
     /// A message that is damaged on disk: it can be purged all the same, and cannot be moved.

@@ -80,6 +80,8 @@ pub struct Router {
     calls: Calls,
     /// Changes that have just become durable.
     effects: Vec<Effected>,
+    /// Pages of removed peers whose copies for others have just become durable.
+    copied: Vec<disposal::Copies>,
     leaving: administer::Leaving,
     /// How far removed peers have been looked at, to be forgotten.
     looked_at: PeerId,
@@ -143,6 +145,7 @@ impl Router {
             sessions: HashMap::new(),
             calls,
             effects: Vec::new(),
+            copied: Vec::new(),
             leaving: administer::Leaving::new(),
             looked_at: PeerId::NONE,
             limiter: Limiter::default(),
