@@ -14,7 +14,7 @@
 use super::format::{FILE_HEADER_BYTES, FileHeader, FileKind, HeaderError, be_u32, be_u64, crc32c};
 use super::held::Held;
 use super::numbers::NumberSet;
-use super::state::State;
+use super::state::{Place, State};
 use bytes::Bytes;
 use restante_protocol::id::{MessageNumber, PeerId};
 use restante_protocol::record::{put_varint, take_varint};
@@ -67,12 +67,13 @@ pub(super) struct TouchedNote {
 
 impl Snapshot {
     /// What `state` says at this position, where everything before it is durable. Sealed segments
-    /// without anything live are left out: they may go once this snapshot is durable.
+    /// without anything live are left out: they may go once this snapshot is durable. One whose index is
+    /// not in its file yet stays for that: its history is made of it.
     pub(super) fn of(state: &State, position: MessageNumber, next_segment: u64) -> Snapshot {
         let segments = state
             .segments
             .iter()
-            .filter(|segment| segment.live > 0 || segment.next.is_none())
+            .filter(|segment| segment.live > 0 || !matches!(segment.index, Place::File))
             .map(|segment| SegmentNote { id: segment.id, first: segment.first, live: segment.live })
             .collect();
         let touched = |held: &&Held| held.is_touched();

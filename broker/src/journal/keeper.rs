@@ -5,13 +5,14 @@
 //! A segment goes when the newest durable checkpoint says that nothing of it is live: then the
 //! settles that made it so are durable, and so is everything else it held.
 
-use super::checkpoint;
+use super::checkpoint::{self, Snapshot};
 use super::compact::Compactor;
 use super::format::{FileHeader, FileKind};
 use super::index::IndexFacts;
+use super::room::Purpose;
 use super::segment;
 use super::shared::{CheckpointJob, Ready, Shared, Spare};
-use super::state::Place;
+use super::state::{Place, Segment};
 use super::storage::is_full;
 use foldhash::HashSet;
 use restante_protocol::id::MessageNumber;
@@ -128,7 +129,7 @@ impl Keeper {
             };
             let Some((facts, index)) = next else { return Ok(()) };
             let bytes = index.encode(&self.shared.header(FileKind::Index, facts.id), &facts);
-            self.shared.put_file(&Shared::index_path(facts.id), &bytes)?;
+            self.shared.put_file(Purpose::Index, &Shared::index_path(facts.id), &bytes)?;
             self.shared.disk.sync_dir("segments")?;
             let mut state = self.shared.state.lock();
             if let Some(segment) = state.segments.iter_mut().find(|s| s.id == facts.id) {
@@ -143,8 +144,12 @@ impl Keeper {
         let CheckpointJob { snapshot, application } = job;
         let header = self.shared.header(FileKind::Checkpoint, snapshot.position);
         let bytes = checkpoint::encode(&header, &snapshot, &application);
+        let kept: HashSet<u64> = snapshot.segments.iter().map(|note| note.id).collect();
+        let frees = !self.shared.pool.lock().retired.is_empty()
+            || self.shared.state.lock().segments.iter().any(|s| is_let_go(s, &snapshot, &kept));
+        let purpose = if frees { Purpose::Reclaim } else { Purpose::Checkpoint };
         // Nothing goes before both are durable: either of them and the log behind it are enough.
-        let put = |path: &&str| self.shared.put_file(path, &bytes);
+        let put = |path: &&str| self.shared.put_file(purpose, path, &bytes);
         if let Err(error) = CHECKPOINT_PATHS.iter().try_for_each(put) {
             // It is tried again, unless a newer one comes first.
             let job = CheckpointJob { snapshot, application };
@@ -155,22 +160,11 @@ impl Keeper {
         self.shared.checkpoint_bytes.store(size, Ordering::Relaxed);
         self.shared.disk.sync_dir("")?;
         self.compactor.covered = snapshot.position;
-        let kept: HashSet<u64> = snapshot.segments.iter().map(|note| note.id).collect();
         let gone: Vec<u64> = {
             let state = self.shared.state.lock();
-            state
-                .segments
-                .iter()
-                .filter(|segment| segment.next.is_some_and(|next| next <= snapshot.position))
-                // A cold one may have been made since the snapshot was taken.
-                .filter(|segment| segment.live == 0)
-                .map(|segment| segment.id)
-                .filter(|id| !kept.contains(id))
-                .collect()
+            let let_go = state.segments.iter().filter(|s| is_let_go(s, &snapshot, &kept));
+            let_go.map(|segment| segment.id).collect()
         };
-        // One that was sealed while this turn was under way has no index yet, and its history is made
-        // of that.
-        self.write_indexes()?;
         gone.into_iter().try_for_each(|id| self.shared.reclaim(id))?;
         self.shared.remove_retired(|id| kept.contains(&id))
     }
@@ -220,6 +214,16 @@ impl Keeper {
     }
 }
 
+/// Whether a segment may go once this snapshot is durable. A cold one that has been made since it was
+/// taken is not named by it either, and is live; and one whose index has been built again since then
+/// has to wait until that is in its file.
+fn is_let_go(segment: &Segment, snapshot: &Snapshot, kept: &HashSet<u64>) -> bool {
+    segment.next.is_some_and(|next| next <= snapshot.position)
+        && segment.live == 0
+        && matches!(segment.index, Place::File)
+        && !kept.contains(&segment.id)
+}
+
 impl Shared {
     pub(super) fn header(&self, kind: FileKind, id: u64) -> FileHeader {
         let created_ms = (self.options.now_ms)();
@@ -260,6 +264,7 @@ impl Shared {
         let spare = self.pool.lock().spares.pop();
         let header = self.header(FileKind::Segment, id);
         segment::prepare(&*self.disk, &header, self.options.segment_bytes, spare.as_ref())
+            .inspect_err(|_| self.pool.lock().spares.extend(spare))
     }
 
     /// Gives the room of a segment back: nothing in it is live, and a checkpoint says so. Its file

@@ -3,12 +3,14 @@
 //! ```text
 //! free on the disk ──► publishes, until the door closes
 //! ready segments  ──► all but one are the reserve: what was accepted before the door closed, settles,
-//!                     operators' changes, and (given up one by one) indexes and checkpoints
+//!                     operators' changes, and (given up one by one) indexes, checkpoints and the
+//!                     copies that compaction makes
 //! ```
 //!
-//! Nothing is ever written without room that was taken before: a segment's is allocated with it, and
-//! the files that are written whole, indexes and checkpoints, take the room of a spare or ready segment
-//! when there is no other. So acks go on with nothing free at all, and what they make dead is given
+//! Nothing is ever written without room that was taken before: a segment's is allocated with it, a
+//! copy's is allocated before the first byte of it, and the files that are written whole, indexes and
+//! checkpoints, take the room of a spare or ready segment when there is no other. So acks go on with
+//! nothing free at all, and what they make dead, or so thin that little has to be copied, is given
 //! back. A reserve that is no longer whole keeps the door closed until it is.
 
 use super::index::replace_file;
@@ -19,34 +21,68 @@ use restante_actors::events;
 use restante_protocol::refusal::{Code, Refusal};
 use std::io;
 
-/// Ready segments that are left for the log when files need room.
-const KEPT_FOR_LOG: usize = 1;
+/// What room that is kept may be given up for. The later ones go on where the earlier ones have to
+/// wait, because what they do gives room back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Index,
+    Checkpoint,
+    /// What compaction writes: where every segment holds something that nobody fetches, it alone makes
+    /// room.
+    Copy,
+    /// A checkpoint behind which segments go. Should the log need another one in that moment, it waits
+    /// for the first of these.
+    Reclaim,
+}
+
+impl Purpose {
+    /// Ready segments that are left to what is more urgent, the log above all.
+    fn leaves(self, ready_segments: usize) -> usize {
+        let least = match self {
+            Purpose::Index => 2,
+            Purpose::Checkpoint | Purpose::Copy => 1,
+            Purpose::Reclaim => 0,
+        };
+        // With few of them there is no such choice.
+        least.min(ready_segments - 1)
+    }
+}
 
 impl Shared {
-    /// Writes a file whole, with the room of spare and ready segments if the disk has no other.
-    pub(super) fn put_file(&self, path: &str, bytes: &[u8]) -> io::Result<()> {
+    /// Writes a file whole, with room that is kept for that if the disk has no other.
+    pub(super) fn put_file(&self, purpose: Purpose, path: &str, bytes: &[u8]) -> io::Result<()> {
+        self.with_room(purpose, || replace_file(&*self.disk, path, bytes))
+    }
+
+    /// Does what needs room, with that of spare segments and of ready ones as far as they are left for
+    /// this, if the disk has no other. `attempt` leaves nothing behind where it fails.
+    pub(super) fn with_room(
+        &self,
+        purpose: Purpose,
+        attempt: impl Fn() -> io::Result<()>,
+    ) -> io::Result<()> {
         loop {
-            match replace_file(&*self.disk, path, bytes) {
-                Err(error) if is_full(&error) && self.give_up_one()? => {}
+            match attempt() {
+                Err(error) if is_full(&error) && self.give_up_one(purpose)? => {}
                 other => return other,
             }
         }
     }
 
     /// Gives the room of a segment that holds nothing back to the disk. Says whether there was one.
-    fn give_up_one(&self) -> io::Result<bool> {
+    fn give_up_one(&self, purpose: Purpose) -> io::Result<bool> {
         let path = {
             let mut pool = self.pool.lock();
             match pool.spares.pop() {
-                Some(spare) => spare.path,
+                Some(spare) => Some(spare.path),
                 // The last one made: the log goes on in the order of their ids.
-                None if pool.ready.len() > KEPT_FOR_LOG => match pool.ready.pop_back() {
-                    Some(ready) => Shared::segment_path(ready.id),
-                    None => return Ok(false),
-                },
-                None => return Ok(false),
+                None if pool.ready.len() > purpose.leaves(self.options.ready_segments) => {
+                    pool.ready.pop_back().map(|ready| Shared::segment_path(ready.id))
+                }
+                None => None,
             }
         };
+        let Some(path) = path else { return Ok(false) };
         give_up(&*self.disk, &path)?;
         Ok(true)
     }

@@ -16,29 +16,38 @@ const CHUNK_BYTES: usize = 1024 * 1024;
 
 /// Makes segment `header.id` ready: room allocated, header written, both synced, name durable. Takes
 /// the used segment `spare` for it if there is one.
+///
+/// # Errors
+/// Nothing is left of it then: what was allocated is given back, and the spare one is a spare one
+/// still.
 pub(super) fn prepare(
     disk: &dyn Disk,
     header: &FileHeader,
     bytes: u64,
     spare: Option<&Spare>,
 ) -> io::Result<Ready> {
-    let id = header.id;
+    let (id, path) = (header.id, Shared::segment_path(header.id));
     let fresh = format!("segments/{id:012x}.new");
-    let (name, file) = match spare {
-        Some(spare) => (&spare.path[..], disk.open(&spare.path)?),
-        None => {
-            let file = disk.create(&fresh)?;
-            if let Err(error) = file.allocate(bytes) {
-                let _ = disk.unlink(&fresh);
-                return Err(error);
+    let make = || -> io::Result<Arc<dyn DiskFile>> {
+        let (name, file) = match spare {
+            Some(spare) => (&spare.path[..], disk.open(&spare.path)?),
+            None => {
+                let file = disk.create(&fresh)?;
+                file.allocate(bytes)?;
+                (&fresh[..], file)
             }
-            (&fresh[..], file)
-        }
+        };
+        file.write_at(&[IoSlice::new(&header.encode())], 0)?;
+        file.sync()?;
+        disk.rename(name, &path)?;
+        disk.sync_dir("segments")?;
+        Ok(file)
     };
-    file.write_at(&[IoSlice::new(&header.encode())], 0)?;
-    file.sync()?;
-    disk.rename(name, &Shared::segment_path(id))?;
-    disk.sync_dir("segments")?;
+    let file = make().inspect_err(|_| match spare {
+        // Only the last step can have failed where it has its new name already.
+        Some(spare) => drop(disk.rename(&path, &spare.path)),
+        None => drop((disk.unlink(&fresh), disk.unlink(&path))),
+    })?;
     let filled = if spare.is_some_and(|spare| spare.filled) { bytes } else { SEGMENT_HEADER_BYTES };
     Ok(Ready { id, file, bytes, filled })
 }

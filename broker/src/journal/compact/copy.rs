@@ -10,6 +10,7 @@ use super::super::held::Held;
 use super::super::index::{IndexError, IndexFile, SegmentIndex};
 use super::super::reader::extents;
 use super::super::refs::{Ref, Refs};
+use super::super::room::Purpose;
 use super::super::shared::Shared;
 use super::super::storage::DiskFile;
 use restante_protocol::id::{MessageNumber, PeerId};
@@ -43,13 +44,14 @@ pub(super) struct Copying {
     buffer: Vec<u8>,
 }
 
-/// Why a segment cannot be copied.
+/// Why a copy cannot go on.
 #[derive(Debug)]
 pub(super) enum Unmovable {
-    /// The disk failed.
+    /// What is written cannot be: the disk failed, or it is full.
     Io(io::Error),
-    /// A record or the index of this segment is damaged.
-    Damaged(u64),
+    /// A record or the index of this segment cannot be read, or nothing can be opened to copy it
+    /// to. Everything is where it was.
+    Source(u64, String),
 }
 
 impl From<io::Error> for Unmovable {
@@ -59,17 +61,31 @@ impl From<io::Error> for Unmovable {
 }
 
 impl Copying {
-    /// Creates the file. All `sources` are sealed neighbours, in order.
-    pub(super) fn begin(shared: &Shared, id: u64, sources: Vec<u64>) -> io::Result<Copying> {
+    /// Creates the file, with room for `bytes`. All `sources` are sealed neighbours, in order.
+    pub(super) fn begin(
+        shared: &Shared,
+        id: u64,
+        sources: Vec<u64>,
+        bytes: u64,
+    ) -> Result<Copying, Unmovable> {
         let range = {
             let state = shared.state.lock();
             let mut found = state.segments.iter().filter(|s| sources.contains(&s.id));
             let first = found.next();
             first.and_then(|first| Some((first.first, found.next_back().unwrap_or(first).next?)))
         };
-        let (first, next) = range.ok_or(io::ErrorKind::NotFound)?;
+        let none = || Unmovable::Source(id, "there is nothing to be copied".to_owned());
+        let ((first, next), first_source) = range.zip(sources.first()).ok_or_else(none)?;
         let temporary = format!("segments/{id:012x}.new");
-        let file = shared.disk.create(&temporary)?;
+        let file = shared.disk.create(&temporary).map_err(|error| {
+            Unmovable::Source(*first_source, format!("no copy of it can be begun: {error}"))
+        })?;
+        // So that a full disk never strikes inside a copy, and nobody else takes the room that was
+        // given up for it.
+        if let Err(error) = shared.with_room(Purpose::Copy, || file.allocate(bytes)) {
+            let _ = shared.disk.unlink(&temporary);
+            return Err(error.into());
+        }
         let mut buffer = shared.header(FileKind::Segment, id).encode().to_vec();
         buffer.resize(SEGMENT_HEADER_BYTES as usize, 0);
         Ok(Copying {
@@ -94,10 +110,14 @@ impl Copying {
             self.window(shared)?;
         }
         self.file.write_at(&[IoSlice::new(&self.buffer)], self.written)?;
-        self.file.sync()?;
         self.written += self.buffer.len() as u64;
         self.buffer.clear();
-        Ok(self.done == self.sources.len())
+        let is_done = self.done == self.sources.len();
+        if is_done && self.file.length()? > self.written {
+            self.file.truncate(self.written)?;
+        }
+        self.file.sync()?;
+        Ok(is_done)
     }
 
     /// Takes the next numbers of the present source.
@@ -115,8 +135,7 @@ impl Copying {
                     self.done += 1;
                     return Ok(());
                 }
-                Err(IndexError::Io(error)) => return Err(error.into()),
-                Err(_) => return Err(Unmovable::Damaged(source)),
+                Err(why) => return Err(Unmovable::Source(source, why.to_string())),
             },
         };
         let window = live.take_window();
@@ -149,13 +168,15 @@ impl Copying {
         }
         let mut refs: Vec<Ref> = window.iter().map(|entry| entry.at).collect();
         refs.dedup();
-        let file = shared.segment_file(live.id)?;
+        let unreadable = |why: &dyn std::fmt::Display| Unmovable::Source(live.id, why.to_string());
+        let file = shared.segment_file(live.id).map_err(|error| unreadable(&error))?;
         let seed = Seed::new(shared.seed, live.id);
         let mut rest = window;
         for extent in extents(&refs) {
             let len = (extent.to - extent.from) as usize;
             let mut bytes = Vec::with_capacity(len);
-            file.read_at(extent.from, len, &mut bytes)?;
+            let read = file.read_at(extent.from, len, &mut bytes);
+            read.map_err(|error| unreadable(&error))?;
             for at in extent.refs {
                 let from = (u64::from(at.offset) - extent.from) as usize;
                 let to = from + record_bytes(at.length as usize);
@@ -163,8 +184,9 @@ impl Copying {
                 let same = rest.partition_point(|entry| entry.at.number <= at.number);
                 let (of_this, others) = rest.split_at(same);
                 rest = others;
-                let record = bytes.get(from..to).ok_or(Unmovable::Damaged(live.id))?;
-                self.take(seed, number, record, of_this).ok_or(Unmovable::Damaged(live.id))?;
+                let taken = bytes.get(from..to);
+                let taken = taken.and_then(|record| self.take(seed, number, record, of_this));
+                taken.ok_or_else(|| unreadable(&format_args!("record {number} is damaged")))?;
             }
         }
         Ok(())

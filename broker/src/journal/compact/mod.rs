@@ -30,7 +30,8 @@ mod merge;
 mod plan;
 
 use super::format::{COLD_BIT, FileKind};
-use super::index::{IndexFacts, replace_file};
+use super::index::IndexFacts;
+use super::room::Purpose;
 use super::shared::{Retired, Shared};
 use super::state::{Place, Segment};
 use super::storage::is_full;
@@ -38,12 +39,16 @@ use copy::{Copying, Live, Unmovable};
 use foldhash::{HashMap, HashSet};
 use merge::Share;
 use plan::Candidate;
+use restante_actors::events;
 use restante_protocol::id::MessageNumber;
 use std::io;
 use std::time::{Duration, Instant};
 
 /// Segments measured in one turn at most: their indexes have to be read.
 const MEASURES_MAX: usize = 4;
+/// When a segment that could not be copied is looked at again, in milliseconds: what could not be
+/// read may have been for want of a file handle.
+const UNMOVABLE_RETRY_MS: u64 = 15 * 60 * 1000;
 /// Longest pause between two slices.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
@@ -51,8 +56,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 pub(super) struct Compactor {
     job: Option<Box<Copying>>,
     measured: HashMap<u64, Measure>,
-    /// Segments with a record that cannot be copied; they stay as they are.
-    unmovable: HashSet<u64>,
+    /// Segments that could not be copied, and when that was tried, in milliseconds since the Unix
+    /// epoch. They stay as they are.
+    unmovable: HashMap<u64, u64>,
     /// Everything below is covered by a durable checkpoint.
     pub(super) covered: MessageNumber,
 }
@@ -81,7 +87,7 @@ impl Compactor {
         Compactor {
             job: None,
             measured: HashMap::default(),
-            unmovable: HashSet::default(),
+            unmovable: HashMap::default(),
             covered,
         }
     }
@@ -96,8 +102,9 @@ impl Compactor {
     /// `eager` takes whatever is worth it at all, without waiting until enough has come together.
     ///
     /// # Errors
-    /// What the disk said. A full one is no error: the copy that was under way is given up, and begun
-    /// anew another time.
+    /// What the disk said to a write, sync or rename. A full one is no error: the copy that was under
+    /// way is given up, and begun anew another time. Nor is a segment that cannot be read: it stays as
+    /// it is, and whoever reads it hears of that.
     pub(super) fn turn(
         &mut self,
         shared: &Shared,
@@ -120,13 +127,21 @@ impl Compactor {
     fn slice(&mut self, shared: &Shared, now: Instant, eager: bool) -> io::Result<More> {
         let mut job = match self.job.take() {
             Some(job) => job,
-            None => match self.choose(shared, now, eager) {
-                Ok(sources) => {
-                    let id = COLD_BIT | shared.next_segment_id();
-                    Box::new(Copying::begin(shared, id, sources)?)
+            None => {
+                let (sources, bytes) = match self.choose(shared, now, eager) {
+                    Ok(chosen) => chosen,
+                    Err(more) => return Ok(more),
+                };
+                let id = COLD_BIT | shared.next_segment_id();
+                match Copying::begin(shared, id, sources, bytes) {
+                    Ok(job) => Box::new(job),
+                    Err(Unmovable::Io(error)) => return Err(error),
+                    Err(Unmovable::Source(id, why)) => {
+                        self.leave(shared, id, &why);
+                        return Ok(More::Work);
+                    }
                 }
-                Err(more) => return Ok(more),
-            },
+            }
         };
         match job.slice(shared) {
             Ok(false) => self.job = Some(job),
@@ -135,13 +150,21 @@ impl Compactor {
                 self.job = Some(job);
                 return Err(error);
             }
-            Err(Unmovable::Damaged(id)) => {
-                self.unmovable.insert(id);
+            Err(Unmovable::Source(id, why)) => {
+                self.leave(shared, id, &why);
                 self.job = Some(job);
                 self.give_up(shared);
             }
         }
         Ok(More::Work)
+    }
+
+    /// Leaves a segment that cannot be copied as it is; said once.
+    fn leave(&mut self, shared: &Shared, id: u64, why: &str) {
+        if self.unmovable.insert(id, (shared.options.now_ms)()).is_none() {
+            let path = Shared::segment_path(id);
+            events::journal_finding(&format!("{path} is not compacted but kept whole: {why}"));
+        }
     }
 
     /// Ends a copy that cannot be finished. Its file would be removed by the next opening too.
@@ -151,16 +174,24 @@ impl Compactor {
         }
     }
 
-    /// Which segments to copy into one; if none are worth it, whether some may be later.
-    fn choose(&mut self, shared: &Shared, now: Instant, eager: bool) -> Result<Vec<u64>, More> {
-        let segment_bytes = shared.options.segment_bytes;
+    /// Which segments to copy into one, and how many bytes that takes at most; if none are worth it,
+    /// whether some may be later.
+    fn choose(
+        &mut self,
+        shared: &Shared,
+        now: Instant,
+        eager: bool,
+    ) -> Result<(Vec<u64>, u64), More> {
+        let (segment_bytes, now_ms) = (shared.options.segment_bytes, (shared.options.now_ms)());
         let mut candidates: Vec<Candidate> = {
             let state = shared.state.lock();
-            state.segments.iter().filter_map(|s| self.candidate(s, segment_bytes)).collect()
+            let candidate = |s: &Segment| self.candidate(s, segment_bytes, now_ms);
+            state.segments.iter().filter_map(candidate).collect()
         };
-        if self.measured.len() > 2 * candidates.len() {
+        if self.measured.len() + self.unmovable.len() > 2 * candidates.len() {
             let there: HashSet<u64> = candidates.iter().map(|candidate| candidate.id).collect();
             self.measured.retain(|id, _| there.contains(id));
+            self.unmovable.retain(|id, _| there.contains(id));
         }
         let mut measures = 0;
         let mut more = More::Nothing;
@@ -181,11 +212,14 @@ impl Compactor {
                 break;
             }
             measures += 1;
-            let Ok(live) = Live::load(shared, candidate.id) else {
-                // Its index is damaged; the next opening builds it anew.
-                self.unmovable.insert(candidate.id);
-                candidate.movable = false;
-                continue;
+            let live = match Live::load(shared, candidate.id) {
+                Ok(live) => live,
+                Err(why) => {
+                    // Should its index be damaged, the next opening builds it anew.
+                    self.leave(shared, candidate.id, &why.to_string());
+                    candidate.movable = false;
+                    continue;
+                }
             };
             let bytes = live.map_or(0, |live| live.record_bytes());
             self.measured.insert(candidate.id, Measure { at: now, live: candidate.live, bytes });
@@ -196,11 +230,13 @@ impl Compactor {
             }
         }
         let run = plan::choose(&candidates, segment_bytes, eager).ok_or(more)?;
-        Ok(candidates[run].iter().map(|candidate| candidate.id).collect())
+        let bytes = candidates[run.clone()].iter().map(|candidate| candidate.live_bytes).sum();
+        Ok((candidates[run].iter().map(|candidate| candidate.id).collect(), bytes))
     }
 
-    fn candidate(&self, segment: &Segment, segment_bytes: u64) -> Option<Candidate> {
+    fn candidate(&self, segment: &Segment, segment_bytes: u64, now_ms: u64) -> Option<Candidate> {
         let next = segment.next?;
+        let is_left = |tried_ms: &u64| now_ms.saturating_sub(*tried_ms) < UNMOVABLE_RETRY_MS;
         let known = self.measured.get(&segment.id).map(|measure| measure.bytes);
         Some(Candidate {
             id: segment.id,
@@ -213,7 +249,7 @@ impl Compactor {
             movable: segment.live > 0
                 && matches!(segment.index, Place::File)
                 && next <= self.covered
-                && !self.unmovable.contains(&segment.id),
+                && !self.unmovable.get(&segment.id).is_some_and(is_left),
         })
     }
 
@@ -236,7 +272,7 @@ impl Compactor {
         let Copying { id, first, next, written, .. } = *job;
         let facts = IndexFacts { id, first, next, data_end: written };
         let bytes = job.index.encode(&shared.header(FileKind::Index, id), &facts);
-        if let Err(error) = replace_file(&*shared.disk, &Shared::index_path(id), &bytes) {
+        if let Err(error) = shared.put_file(Purpose::Copy, &Shared::index_path(id), &bytes) {
             // Still a copy under way, whose file goes when it is given up.
             self.job = Some(job);
             return Err(error);
@@ -272,7 +308,8 @@ impl Compactor {
         }
         // Something is open that was not copied, or nothing is any more: the sources stay.
         shared.pool.lock().retired.retain(|retired| !copied.contains(&retired.id));
-        self.unmovable.extend(copied);
+        let now_ms = (shared.options.now_ms)();
+        self.unmovable.extend(copied.into_iter().map(|id| (id, now_ms)));
         shared.disk.unlink(&Shared::index_path(id))?;
         shared.disk.unlink(&Shared::segment_path(id))
     }

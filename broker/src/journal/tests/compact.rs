@@ -179,6 +179,30 @@ fn a_crash_between_copy_and_removal_leaves_every_message_once() {
     }
 }
 
+/// A checkpoint names the segments there were when it was taken, and may be written after one has
+/// taken the place of several.
+#[test]
+fn a_checkpoint_that_is_older_than_a_copy_does_not_let_it_go() {
+    let mut world = world();
+    let waiting = mixed(&mut world, 200);
+    world.checkpoint();
+    world.engine.keeper.turn();
+    world.engine.shared.checkpoint(bytes::Bytes::from_static(&[0; 8]));
+    world.write();
+    world.engine.keeper.eager = true;
+    world.engine.keeper.compact().unwrap();
+    world.engine.keeper.eager = false;
+    let copies = cold_segments(&world);
+    assert!(copies > 0 && world.engine.shared.keeper.lock().checkpoint.is_some());
+    world.engine.keeper.turn();
+    assert!(world.engine.shared.keeper.lock().checkpoint.is_none(), "it is written");
+    assert_eq!(cold_segments(&world), copies);
+    assert_eq!(lane(&world, B, Lane::Open), waiting);
+    let disk = world.disk.after_crash(None, &mut Dice(1));
+    reopen(&mut world, disk);
+    assert_eq!(lane(&world, B, Lane::Open), waiting);
+}
+
 #[test]
 fn the_room_of_consumed_messages_comes_back_whoever_stays_away() {
     for away in [1, 2, 5, 10, 11] {

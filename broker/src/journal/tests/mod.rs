@@ -20,6 +20,7 @@ mod rig;
 mod sick;
 mod stress;
 mod threads;
+mod tight;
 
 use super::Options;
 use bytes::BytesMut;

@@ -1,0 +1,187 @@
+//! The last of the room: what is still given back when next to nothing is left to do it with.
+
+use super::super::Options;
+use super::super::format::{FileHeader, FileKind};
+use super::super::segment;
+use super::super::shared::{Shared, Spare};
+use super::super::state::Place;
+use super::super::storage::Disk;
+use super::super::storage::sim::{Fault, SimDisk};
+use super::model::World;
+use super::{A, B, batch_of, small};
+use restante_actors::journal::{Admission, Lane, Read, Settle};
+use restante_protocol::id::{MessageNumber, NodeTag, PeerId};
+
+const SEGMENT: u64 = 4 * 1024;
+const DISK: u64 = 1 << 20;
+
+fn options() -> Options {
+    Options {
+        checkpoint_bytes: 6 * 1024,
+        history_bytes_max: 2 * 1024,
+        now_ms: || 1_000,
+        ..small(SEGMENT)
+    }
+}
+
+/// What a running node would do by itself.
+fn round(world: &mut World) {
+    world.write();
+    world.engine.keeper.turn();
+    world.write();
+    if std::mem::take(&mut world.checkpoint_due) {
+        world.checkpoint();
+    }
+    world.engine.keeper.turn();
+}
+
+fn publish(world: &mut World, peer: PeerId, count: usize) -> Option<Vec<MessageNumber>> {
+    let bodies: Vec<&[u8]> = vec![&[0; 150]; count];
+    let (_, first) = world.engine.shared.append(batch_of(1, &[peer.0], &bodies)).ok()?;
+    world.write();
+    Some((first..first + count as u64).collect())
+}
+
+fn is_open(world: &World) -> bool {
+    matches!(world.engine.shared.admission(), Admission::Open)
+}
+
+fn settle(world: &World, peer: PeerId, numbers: &[MessageNumber]) {
+    let floor = numbers.last().copied().unwrap_or(0);
+    world.engine.shared.settle(Settle::acked(peer, 5, floor, numbers.to_vec()));
+}
+
+fn open_for(world: &World, peer: PeerId) -> Vec<MessageNumber> {
+    let (lane, after, through) = (Lane::Open, 0, u64::MAX);
+    let read = Read { peer, lane, after, through, bytes_max: 1 << 20, messages_max: 1_000 };
+    let page = world.engine.shared.next(read).expect("it reads");
+    page.messages.iter().map(|message| message.number).collect()
+}
+
+/// Every segment has one message that nobody fetches: acks alone make nothing dead.
+#[test]
+fn on_a_full_disk_thin_segments_are_compacted_out_of_the_reserve() {
+    let disk = SimDisk::new(DISK);
+    let mut world = World::new(disk.clone(), options()).expect("opens");
+    let (mut done, mut waiting) = (Vec::new(), Vec::new());
+    for nth in 0.. {
+        // Another tenant has filled the disk.
+        if nth == 30 {
+            disk.set_capacity(DISK - disk.free_bytes().expect("a size"));
+        }
+        let Some(numbers) = publish(&mut world, A, 14) else { break };
+        done.extend(numbers);
+        waiting.extend(publish(&mut world, B, 1).unwrap_or_default());
+        round(&mut world);
+        assert!(nth < 60, "the door never closes");
+    }
+    assert!(!is_open(&world));
+    for numbers in done.chunks(60) {
+        settle(&world, A, numbers);
+        world.write();
+    }
+    {
+        let state = world.engine.shared.state.lock();
+        let log = state.segments.iter().filter(|segment| segment.first <= done[done.len() - 1]);
+        assert!(log.clone().count() > 25 && log.clone().all(|segment| segment.live > 0));
+    }
+    for _ in 0..200 {
+        round(&mut world);
+        assert!(!world.engine.shared.is_dead(), "{:?}", world.engine.shared.refusal());
+        if is_open(&world) {
+            break;
+        }
+    }
+    assert!(is_open(&world), "closed for ever: {:?}", world.engine.shared.refusal());
+    assert_eq!(open_for(&world, B), waiting);
+    let again = World::new(world.disk.copy(), options()).expect("opens");
+    assert_eq!(open_for(&again, B), waiting);
+}
+
+#[test]
+fn what_is_dead_goes_though_an_index_cannot_be_written() {
+    let mut world = World::new(SimDisk::new(DISK), options()).expect("opens");
+    let mut done = Vec::new();
+    while world.engine.shared.state.lock().segments.len() < 6 {
+        done.extend(publish(&mut world, A, 5).expect("room"));
+        world.engine.keeper.turn();
+    }
+    let dead = world.engine.shared.state.lock().segments[0].id;
+    settle(&world, A, &done);
+    // Sealed with the keeper looking elsewhere, and then nothing is free but the checkpoint's room.
+    let is_sealed = |world: &World| {
+        let state = world.engine.shared.state.lock();
+        state.segments.iter().any(|segment| matches!(segment.index, Place::Sealed(_)))
+    };
+    while !is_sealed(&world) {
+        publish(&mut world, B, 10).expect("room");
+    }
+    world.engine.shared.checkpoint(bytes::Bytes::from_static(&[0; 8]));
+    world.write();
+    {
+        let mut pool = world.engine.shared.pool.lock();
+        pool.spares.clear();
+        pool.ready.truncate(1);
+        pool.history.clear();
+    }
+    world.disk.set_capacity(DISK);
+    let used = DISK - world.disk.free_bytes().expect("a size");
+    world.disk.set_capacity(used + 300);
+    world.engine.keeper.turn();
+    assert!(!world.engine.shared.is_dead());
+    let left = world.engine.shared.state.lock().segments.iter().any(|s| s.id == dead);
+    assert!(!left, "it waits for an index");
+    world.engine.keeper.turn();
+    assert!(!is_sealed(&world), "and its room was enough for that");
+}
+
+#[test]
+fn a_segment_that_cannot_be_made_ready_leaves_nothing_behind() {
+    let header = FileHeader {
+        kind: FileKind::Segment,
+        epoch: 1,
+        node: NodeTag(3),
+        id: 9,
+        created_ms: 1,
+        seed: 7,
+    };
+    for with_spare in [false, true] {
+        let mut failed = 0;
+        for step in 1.. {
+            let disk = SimDisk::new(DISK);
+            disk.make_dir("segments").expect("a directory");
+            let spare = Spare { path: "segments/000000000005.spare".to_owned(), filled: true };
+            if with_spare {
+                let file = disk.create(&spare.path).expect("a file");
+                file.allocate(SEGMENT).expect("room");
+            }
+            let before = disk.list("segments").expect("a directory");
+            disk.fault_at(disk.steps() + step, Fault::Full);
+            let spare = Some(&spare).filter(|_| with_spare);
+            if segment::prepare(&disk, &header, SEGMENT, spare).is_ok() {
+                let left = disk.list("segments").expect("a directory");
+                assert_eq!(left, ["000000000009.seg"]);
+                break;
+            }
+            failed += 1;
+            assert_eq!(disk.list("segments").expect("a directory"), before, "step {step}");
+        }
+        assert!(failed >= 4, "{failed} steps failed");
+    }
+}
+
+#[test]
+fn a_spare_segment_that_could_not_be_used_is_used_later() {
+    let disk = SimDisk::new(DISK);
+    let world = World::new(disk.clone(), options()).expect("opens");
+    let path = "segments/0000000000ff.spare".to_owned();
+    disk.create(&path).expect("a file").allocate(SEGMENT).expect("room");
+    world.engine.shared.pool.lock().spares.push(Spare { path: path.clone(), filled: true });
+    disk.fault_at(disk.steps() + 1, Fault::Full);
+    assert!(world.engine.shared.make_ready().is_err());
+    assert_eq!(world.engine.shared.pool.lock().spares.len(), 1);
+    world.engine.shared.make_ready().expect("it works again");
+    assert!(disk.bytes_of(&path).is_none() && world.engine.shared.pool.lock().spares.is_empty());
+    let first = world.engine.shared.pool.lock().ready[0].id;
+    assert!(disk.bytes_of(&Shared::segment_path(first)).is_some());
+}
