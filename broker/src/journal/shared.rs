@@ -72,8 +72,11 @@ pub(super) struct Shared {
 }
 
 /// A checkpoint is written when there is this many times as much log since the last one: so all of
-/// them together cost at most 2 % of what is written.
+/// them together cost at most 2 % of what is written,
 const LOG_PER_CHECKPOINT: u64 = 50;
+/// but no later than after this many times [`Options::checkpoint_bytes`], or as much log as the
+/// checkpoint has bytes, however large that is: a restart reads all of it.
+const TAIL_PER_CHECKPOINT: u64 = 4;
 
 const OPEN: u8 = 0;
 const FULL: u8 = 1;
@@ -325,12 +328,14 @@ impl Shared {
         self.push_settle(&settle.record);
     }
 
-    /// Queues a settle; one that is too long for a record becomes several, the floor in the last.
+    /// Queues a settle; one that is too long for a record becomes several, the floor in the last. Too
+    /// long is also what one checksum does not cover: see [`RecordHeader::payload_at`].
     fn push_settle(&self, record: &SettleRecord) {
         let mut body = Vec::with_capacity(64);
         record.encode(&mut body);
-        let parts = record.above.len() + record.details.len();
-        if body.len() <= self.caps.record_bytes_max || parts < 2 {
+        let most = record.above.len().max(record.details.len());
+        let max = self.caps.record_bytes_max.min(usize::from(u16::MAX));
+        if body.len() <= max || most < 2 {
             return self.push_lazy(RecordKind::Settle, &body);
         }
         let (mut low, mut high) = (record.clone(), record.clone());
@@ -510,10 +515,13 @@ impl Shared {
         let _ = self.completions.send(Completion { ticket, end });
     }
 
-    /// Whether there is so much log since the last checkpoint that another one is cheap.
+    /// Whether there is so much log since the last checkpoint that another one is cheap, or a restart
+    /// would read too much.
     pub(super) fn can_afford_checkpoint(&self) -> bool {
         let size = self.checkpoint_bytes.load(Ordering::Relaxed);
-        self.since_checkpoint.load(Ordering::Relaxed) >= LOG_PER_CHECKPOINT.saturating_mul(size)
+        let tail = TAIL_PER_CHECKPOINT.saturating_mul(self.options.checkpoint_bytes).max(size);
+        let enough = LOG_PER_CHECKPOINT.saturating_mul(size).min(tail);
+        self.since_checkpoint.load(Ordering::Relaxed) >= enough
     }
 
     /// Asks for a checkpoint, once until it comes.

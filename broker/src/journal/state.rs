@@ -255,6 +255,13 @@ impl State {
         }
     }
 
+    /// Forgets the peers of which nothing is stored: no message above or at `oldest`, the oldest number
+    /// that anything stored speaks of, and nothing open or parked. Nothing is lost with them: no index
+    /// names them any more, and what comes for one of them is above every number it ever had.
+    pub(super) fn forget_peers(&mut self, oldest: MessageNumber) {
+        self.peers.retain(|_, peer| !peer.held.is_empty() || peer.newest >= oldest);
+    }
+
     /// Remembers that records cannot be read any more.
     pub(super) fn lose(&mut self, first: MessageNumber, next: MessageNumber) {
         let place = self.lost.partition_point(|lost| *lost < (first, next));

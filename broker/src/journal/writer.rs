@@ -328,7 +328,12 @@ impl Writer {
             return;
         }
         let next_segment = self.shared.pool.lock().next_segment;
-        let snapshot = Snapshot::of(&self.shared.state.lock(), self.next, next_segment);
+        let oldest = self.shared.oldest_number();
+        let snapshot = {
+            let mut state = self.shared.state.lock();
+            state.forget_peers(oldest);
+            Snapshot::of(&state, self.next, next_segment)
+        };
         let mut keeper = self.shared.keeper.lock();
         keeper.checkpoint = Some(CheckpointJob { snapshot, application });
         keeper.wake = true;

@@ -158,7 +158,9 @@ impl<'a> Scan<'a> {
             match self.walk.look()? {
                 Found::Record(header) if self.is_next(&header) => self.take(&header, tail),
                 Found::BadPayload(header)
-                    if self.is_next(&header) && self.is_synced(&header)? =>
+                    if self.is_next(&header)
+                        && header.kind == RecordKind::Message as u8
+                        && self.is_synced(&header)? =>
                 {
                     tail.findings.push(format!(
                         "{}: the payload of record {} is damaged",
