@@ -40,6 +40,8 @@ pub struct Marks {
     pub counted_bytes: AtomicU64,
     /// Parked messages.
     pub parked: AtomicU64,
+    /// Bytes of their bodies.
+    pub parked_bytes: AtomicU64,
     /// Messages acked since the node started.
     pub acked: AtomicU64,
     /// Rebuilds of the actor since the node started.

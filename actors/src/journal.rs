@@ -247,6 +247,8 @@ pub struct Backlog {
     pub bytes: u64,
     /// Parked messages.
     pub parked: u64,
+    /// Bytes of their bodies, averages as above.
+    pub parked_bytes: u64,
 }
 
 /// What the journal knows about one message.

@@ -44,7 +44,7 @@ pub struct PeerSettings {
     pub order: Order,
     /// Most messages waiting or parked for this peer; 0: the node's share for one peer. Default 0.
     pub quota_messages: u64,
-    /// Most bytes waiting for this peer; 0: the node's share for one peer. Default 0.
+    /// Most bytes waiting or parked for this peer; 0: the node's share for one peer. Default 0.
     pub quota_bytes: u64,
 }
 

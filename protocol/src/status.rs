@@ -95,7 +95,7 @@ pub struct PeerStatus {
 pub struct Quota {
     /// Most messages waiting or parked; 0: no limit.
     pub messages: u64,
-    /// Most bytes waiting; 0: no limit.
+    /// Most bytes waiting or parked; 0: no limit.
     pub bytes: u64,
 }
 

@@ -114,6 +114,63 @@ async fn parked_messages_count() {
     assert_eq!(accepted(&publish_many(&client, &["picky"], 5, "x").await), 0);
 }
 
+/// A receiver that refuses everything is refused at its own door, long before the disk is full.
+#[tokio::test]
+async fn parked_bytes_count() {
+    let scene = scene!("parked-bytes-quota");
+    let mut node = scene.node().start().await;
+    let client = node.client().await;
+    let quota = PeerPatch { quota_bytes: Some(100_000), ..messages(0) };
+    add_peer(&client, "picky", "attach:", quota).await;
+    let picky =
+        Inbox::attach_with(node.addr(), "picky", |_| Answer::Nack(Nack::permanent("never"))).await;
+    let payload = "x".repeat(990);
+    assert_eq!(accepted(&publish_many(&client, &["picky"], 90, &payload).await), 90);
+    eventually("all to be parked", LIMIT, async || {
+        let status = client.peer("picky").await.ok()?.status;
+        ((status.parked, status.waiting) == (90, 0)).then_some(())
+    })
+    .await;
+    drop(picky);
+    let outcomes = publish_many(&client, &["picky"], 50, &payload).await;
+    let taken = accepted(&outcomes);
+    assert!((5..=11).contains(&taken), "{taken} of about 1,000 bytes each");
+    let (code, detail) = refused(&outcomes);
+    assert_eq!(code, Code::PeerQuota);
+    assert!(detail.contains("its quota is 100000"), "{detail}");
+    restart(&mut node).await;
+    assert_eq!(accepted(&publish_many(&client, &["picky"], 10, &payload).await), 0);
+}
+
+#[tokio::test]
+async fn what_a_removed_peer_has_left_counts_for_the_node() {
+    let scene = scene!("left-quota");
+    let mut node =
+        scene.node().set("messages_max", 100).set("peer_share_percent", 90).start().await;
+    let client = node.client().await;
+    for name in ["gone", "other"] {
+        add_peer(&client, name, "attach:", PeerPatch::default()).await;
+    }
+    assert_eq!(accepted(&publish_many(&client, &["gone"], 60, "x").await), 60);
+    let remove = AdminCommand::PeerRemove {
+        name: "gone".parse().expect("a name"),
+        if_version: None,
+        waiting: Some(Waiting::Park),
+    };
+    client.admin(remove).await.expect("removed");
+    // It counts again once its actor has ended: nothing of that can be asked for from outside.
+    eventually("what it has left to count", LIMIT, async || {
+        let outcome = publish_many(&client, &["other"], 1, "x").await.remove(0);
+        outcome.is_err().then_some(())
+    })
+    .await;
+    restart(&mut node).await;
+    let outcomes = publish_many(&client, &["other"], 1, "x").await;
+    assert_eq!((accepted(&outcomes), refused(&outcomes).0), (0, Code::NodeQuota));
+    let other = client.peer("other").await.expect("a peer");
+    assert!(other.status.waiting < 90, "its own quota is not what refuses");
+}
+
 #[tokio::test]
 async fn a_peers_bytes_are_counted() {
     let scene = scene!("bytes-quota");

@@ -203,6 +203,7 @@ impl Peer {
                 parked.accepted_ms = self.condemned.swap_remove(at).1;
             }
             self.marks.parked.fetch_add(1, Relaxed);
+            self.marks.parked_bytes.fetch_add(u64::from(parked.bytes), Relaxed);
             if self.calls.remove(&parked.number) {
                 let reason = Bytes::from(parked.reason.clone());
                 self.answer(parked.number, ReplyKind::Refused, reason);

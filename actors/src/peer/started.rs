@@ -67,8 +67,8 @@ pub struct Shared {
     pub queued_bytes: Budget,
     /// The memory that pages of backlog may take.
     pub page_bytes: Budget,
-    /// Messages appended for the peers that are there and not settled, parked ones included, counted
-    /// per receiver: against the node's quota.
+    /// Messages appended and not settled, parked ones and what removed peers have left included,
+    /// counted per receiver: against the node's quota.
     pub kept: AtomicI64,
 }
 
@@ -131,6 +131,7 @@ pub fn spawn(
     let backlog = shared.journal.backlog(config.id);
     marks.set_waiting(backlog.messages, backlog.bytes, Taken::default());
     marks.parked.store(backlog.parked, Relaxed);
+    marks.parked_bytes.store(backlog.parked_bytes, Relaxed);
     let kept = (backlog.messages + backlog.parked) as i64;
     shared.kept.fetch_add(kept, Relaxed);
     let ctx = Context::<Peer>::new();

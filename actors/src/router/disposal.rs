@@ -18,6 +18,7 @@ use restante_protocol::record::{
 };
 use restante_protocol::registry::{AdminEvent, Destination};
 use restante_protocol::state::StateEvent;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 /// Messages and bytes worked on in one turn.
@@ -275,7 +276,9 @@ impl Router {
     fn disposed(&mut self, disposal: Disposal, destination: Destination, ctx: &mut Context<Self>) {
         let registry = &self.state.registry;
         let peer = registry.label(disposal.id);
-        if registry.removed(disposal.id).is_none_or(|removed| removed.disposition.is_done()) {
+        let removed = registry.removed(disposal.id);
+        if removed.is_none_or(|removed| removed.disposition.is_done()) {
+            self.count_left_by(disposal.id);
             return self.forget_if_spent(disposal.id);
         }
         match destination {
@@ -291,7 +294,14 @@ impl Router {
         if self.append_state(&done).is_err() {
             return Self::dispose_later(disposal, ctx);
         }
+        self.count_left_by(disposal.id);
         self.forget_if_spent(disposal.id);
+    }
+
+    /// What a removed peer has left, and nobody will do anything about, counts against the node's
+    /// quota from now on.
+    pub(super) fn count_left_by(&self, id: PeerId) {
+        self.shared.kept.fetch_add(self.stored_for(id) as i64, Relaxed);
     }
 }
 

@@ -198,6 +198,11 @@ impl Actor for Router {
         for record in &records {
             self.seat(record, Some("the node started"));
         }
+        for removed in self.state.registry.removed_peers() {
+            if removed.disposition.is_done() {
+                self.count_left_by(removed.peer.id);
+            }
+        }
         let unfinished: Vec<PeerId> =
             self.state.registry.unfinished().map(|removed| removed.peer.id).collect();
         for id in unfinished {

@@ -103,7 +103,8 @@ impl Slot {
         let has = marks.waiting.load(Relaxed) + marks.parked.load(Relaxed);
         self.has.messages = has + on_its_way;
         let on_its_way = bytes.saturating_sub(marks.counted_bytes.load(Relaxed));
-        self.has.bytes = marks.waiting_bytes.load(Relaxed) + on_its_way;
+        let has = marks.waiting_bytes.load(Relaxed) + marks.parked_bytes.load(Relaxed);
+        self.has.bytes = has + on_its_way;
     }
 }
 

@@ -93,7 +93,7 @@ pub(super) struct Settings {
     /// Most messages waiting or parked; 0 for the node's share for one peer
     #[arg(long, allow_hyphen_values = true, value_name = "N")]
     quota_messages: Option<u64>,
-    /// Most bytes waiting; 0 for the node's share for one peer
+    /// Most bytes waiting or parked; 0 for the node's share for one peer
     #[arg(long, allow_hyphen_values = true, value_name = "SIZE", value_parser = values::bytes)]
     quota_bytes: Option<u64>,
 }

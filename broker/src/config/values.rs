@@ -175,7 +175,7 @@ values! {
         order, "", None;
         /// Most messages waiting or parked for a peer; one more is refused. 0: peer_share_percent of messages_max.
         quota_messages, "messages", Some((0, 1 << 48));
-        /// Most bytes waiting for a peer; one more message is refused. 0: peer_share_percent of journal_bytes_max, or of the disk.
+        /// Most bytes waiting or parked for a peer; one more message is refused. 0: peer_share_percent of journal_bytes_max, or of the disk.
         quota_bytes, "bytes", Some((0, 1 << 60));
     }
 }

@@ -61,6 +61,7 @@ pub(super) struct TouchedNote {
     pub(super) first: MessageNumber,
     pub(super) open: u32,
     pub(super) bytes: u64,
+    pub(super) parked_bytes: u64,
     pub(super) settled: NumberSet,
     pub(super) parked: NumberSet,
 }
@@ -81,6 +82,7 @@ impl Snapshot {
             first: held.first,
             open: held.open,
             bytes: held.bytes(),
+            parked_bytes: held.parked_bytes(),
             settled: held.settled().clone(),
             parked: held.parked().clone(),
         };
@@ -121,7 +123,8 @@ impl Snapshot {
             }
             put_varint(&mut out, peer.touched.len() as u64);
             for touched in &peer.touched {
-                for value in [touched.first, u64::from(touched.open), touched.bytes] {
+                let TouchedNote { first, open, bytes, parked_bytes, .. } = *touched;
+                for value in [first, u64::from(open), bytes, parked_bytes] {
                     put_varint(&mut out, value);
                 }
                 touched.settled.encode(&mut out);
@@ -169,6 +172,7 @@ fn decode_peer(rest: &mut &[u8]) -> Option<PeerNote> {
             first: take_varint(rest)?,
             open: u32::try_from(take_varint(rest)?).ok()?,
             bytes: take_varint(rest)?,
+            parked_bytes: take_varint(rest)?,
             settled: NumberSet::decode(rest)?,
             parked: NumberSet::decode(rest)?,
         });
@@ -241,6 +245,7 @@ mod tests {
                     first: 500,
                     open: 3,
                     bytes: 300,
+                    parked_bytes: 70,
                     settled,
                     parked: NumberSet::default(),
                 }],

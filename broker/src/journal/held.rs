@@ -31,9 +31,12 @@ struct Marks {
     /// Settled above the floor.
     settled: NumberSet,
     parked: NumberSet,
+    /// See [`Held::parked_bytes`].
+    parked_bytes: u64,
 }
 
-static UNMARKED: Marks = Marks { settled: NumberSet::EMPTY, parked: NumberSet::EMPTY };
+static UNMARKED: Marks =
+    Marks { settled: NumberSet::EMPTY, parked: NumberSet::EMPTY, parked_bytes: 0 };
 
 impl Held {
     /// A share of the segment that begins with `first`, without a message.
@@ -65,6 +68,11 @@ impl Held {
         u64::from(self.bytes)
     }
 
+    /// Bytes of the parked messages' bodies, by the average of those that were open.
+    pub(super) fn parked_bytes(&self) -> u64 {
+        self.marks().parked_bytes
+    }
+
     pub(super) fn settled(&self) -> &NumberSet {
         &self.marks().settled
     }
@@ -81,8 +89,8 @@ impl Held {
         self.marks.get_or_insert_default()
     }
 
-    pub(super) fn set_marks(&mut self, settled: NumberSet, parked: NumberSet) {
-        self.marks = Some(Box::new(Marks { settled, parked }));
+    pub(super) fn set_marks(&mut self, settled: NumberSet, parked: NumberSet, parked_bytes: u64) {
+        self.marks = Some(Box::new(Marks { settled, parked, parked_bytes }));
         self.forget_empty_marks();
     }
 
@@ -103,15 +111,24 @@ impl Held {
         self.marks_mut().settled.insert(relative)
     }
 
-    /// Notes a number as parked; `false` if it was.
+    /// Notes an open number as parked, its bytes those of an open one; `false` if it was. The counts of
+    /// what is open are the caller's.
     pub(super) fn mark_parked(&mut self, relative: u32) -> bool {
-        self.marks_mut().parked.insert(relative)
+        let bytes = u64::from(self.bytes) / u64::from(self.open.max(1));
+        let marks = self.marks_mut();
+        let is_new = marks.parked.insert(relative);
+        marks.parked_bytes += if is_new { bytes } else { 0 };
+        is_new
     }
 
     /// `false` if the number was not parked.
     pub(super) fn unmark_parked(&mut self, relative: u32) -> bool {
         let Some(marks) = &mut self.marks else { return false };
+        let parked = u64::from(marks.parked.len());
         let was = marks.parked.remove(relative);
+        if was {
+            marks.parked_bytes -= marks.parked_bytes / parked.max(1);
+        }
         self.forget_empty_marks();
         was
     }
@@ -186,7 +203,12 @@ impl Held {
             !marks.settled.contains(entry.number) && !marks.parked.contains(entry.number)
         });
         let open = open.count() as u32;
-        self.set_open(open, refs.body_bytes * u64::from(open) / u64::from(self.total.max(1)));
+        let share = |count: u32| refs.body_bytes * u64::from(count) / u64::from(self.total.max(1));
+        let (bytes, parked_bytes) = (share(open), share(self.parked().len()));
+        self.set_open(open, bytes);
+        if let Some(marks) = &mut self.marks {
+            marks.parked_bytes = parked_bytes;
+        }
     }
 
     /// What of `refs` a read gets, and up to where it has looked.
@@ -210,7 +232,7 @@ impl Held {
         };
         let mut through = self.last().min(read.through);
         let from = if after < self.first { 0 } else { self.relative(after + 1) };
-        let Marks { settled, parked } = self.marks();
+        let Marks { settled, parked, .. } = self.marks();
         match read.lane {
             Lane::Open => {
                 for entry in refs.from(from) {
@@ -264,8 +286,12 @@ mod tests {
         assert!(held.settled().contains(4) && held.mark_parked(5));
         held.raise_floor(104);
         assert!(held.marks.is_some(), "one is parked");
+        assert!(!held.mark_parked(5), "it is");
+        assert_eq!((held.parked_bytes(), held.give_up(1)), (100, 100), "no byte more, none less");
         assert!(held.unmark_parked(5) && !held.unmark_parked(5));
         assert!(held.marks.is_none());
+        held.open += 1;
+        held.bytes += 100;
         assert_eq!((held.open, held.bytes(), held.last()), (8, 800, 109));
     }
 }

@@ -85,6 +85,7 @@ pub(super) struct Peer {
     messages: u64,
     bytes: u64,
     parked: u64,
+    parked_bytes: u64,
 }
 
 /// What a commit adds, collected before the write and taken over after the sync.
@@ -194,12 +195,13 @@ impl State {
                 continue;
             };
             let held = &mut peer.held[place];
-            let (first, last) = (held.first, held.last());
+            let (first, last, parked_bytes) = (held.first, held.last(), held.parked_bytes());
             let through = at + numbers[at..].partition_point(|number| *number <= last);
             let (settled, unparked) =
                 held.settle(&numbers[at..through], peer.floor, floor, &mut record.above);
             let bytes = held.give_up(settled);
             let is_done = held.is_done();
+            peer.parked_bytes -= parked_bytes - held.parked_bytes();
             peer.messages -= u64::from(settled);
             peer.bytes -= bytes;
             peer.parked -= u64::from(unparked);
@@ -227,6 +229,7 @@ impl State {
         peer.messages -= 1;
         peer.bytes -= bytes;
         peer.parked += 1;
+        peer.parked_bytes += bytes;
     }
 
     /// What waits for a peer.
@@ -237,6 +240,7 @@ impl State {
             messages: peer.messages,
             bytes: peer.bytes,
             parked: peer.parked,
+            parked_bytes: peer.parked_bytes,
         })
     }
 
@@ -428,6 +432,7 @@ impl Peer {
         self.messages = self.held.iter().map(|held| u64::from(held.open)).sum();
         self.bytes = self.held.iter().map(Held::bytes).sum();
         self.parked = self.held.iter().map(|held| u64::from(held.parked().len())).sum();
+        self.parked_bytes = self.held.iter().map(Held::parked_bytes).sum();
     }
 }
 

@@ -78,18 +78,19 @@ impl Peer {
                 settled.insert((number - first) as u32);
             }
         }
-        let (mut open, mut bytes) = (0, 0);
+        let (mut open, mut bytes, mut parked_bytes) = (0, 0, 0);
         for held in self.held.drain(places.clone()) {
             let shift = (held.first - first) as u32;
             open += held.open;
             bytes += held.bytes();
+            parked_bytes += held.parked_bytes();
             settled.take_over(held.settled(), shift);
             parked.take_over(held.parked(), shift);
         }
         let mut merged = Held::new(first);
         merged.grow(last, share.map_or(0, |share| share.total), 0);
         merged.set_open(open, bytes);
-        merged.set_marks(settled, parked);
+        merged.set_marks(settled, parked, parked_bytes);
         if merged.is_done() {
             if last > floor {
                 let place = self.done.partition_point(|(other, _)| *other < first);

@@ -105,7 +105,7 @@ impl State {
             held.grow(last, entry.count, entry.body_bytes);
             if let Some(note) = note {
                 held.set_open(note.open, note.bytes);
-                held.set_marks(note.settled.clone(), note.parked.clone());
+                held.set_marks(note.settled.clone(), note.parked.clone(), note.parked_bytes);
             }
             peer.held.push(held);
         }
@@ -131,7 +131,7 @@ impl State {
             let mut held = Held::new(segment.first);
             held.grow(last, refs.count(), refs.body_bytes);
             if let Some(note) = note_of(notes, *peer_id, segment.first) {
-                held.set_marks(note.settled.clone(), note.parked.clone());
+                held.set_marks(note.settled.clone(), note.parked.clone(), note.parked_bytes);
             } else if peer.is_done_with(segment.first) {
                 continue;
             }

@@ -17,6 +17,7 @@ mod indexes;
 mod lost;
 mod model;
 mod offline;
+mod parked;
 mod rig;
 mod settles;
 mod sick;

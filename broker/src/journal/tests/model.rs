@@ -317,6 +317,7 @@ impl World {
             let backlog = self.engine.shared.state.lock().backlog(PeerId(peer));
             assert_eq!(backlog.messages, open.len() as u64, "count of peer {peer}");
             assert_eq!(backlog.parked, parked.len() as u64, "parked count of peer {peer}");
+            assert_eq!(backlog.parked_bytes > 0, !parked.is_empty(), "parked bytes of {peer}");
         }
     }
 
