@@ -1,5 +1,7 @@
 //! What the tests of the whole share: real nodes in real processes, receivers that remember what
-//! they were given, sockets that say whatever they are told to, and the judge of a crash run.
+//! they were given, sockets that say whatever they are told to, the judge of a crash run, and the
+//! comparison with other brokers.
 
 pub mod crash;
 pub mod harness;
+pub mod versus;
