@@ -15,6 +15,7 @@ use super::shared::{CheckpointJob, Ready, Shared, Spare};
 use super::state::{Place, Segment};
 use super::storage::is_full;
 use foldhash::HashSet;
+use restante_actors::journal::{End, Ticket};
 use restante_protocol::id::MessageNumber;
 use std::io;
 use std::sync::Arc;
@@ -23,6 +24,13 @@ use std::time::{Duration, Instant};
 
 /// How often a full disk is looked at again.
 const FULL_RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// A checkpoint is written when there is this many times as much log since the last one: so all of
+/// them together cost at most 2 % of what is written,
+const LOG_PER_CHECKPOINT: u64 = 50;
+/// but no later than after this many times [`checkpoint_bytes`](super::Options::checkpoint_bytes), or as much log as the
+/// checkpoint has bytes, however large that is: a restart reads all of it.
+const TAIL_PER_CHECKPOINT: u64 = 4;
 
 /// Names of the checkpoint file and of its copy: the one file that nothing else could replace.
 pub(super) const CHECKPOINT_PATHS: [&str; 2] = ["checkpoint", "checkpoint.copy"];
@@ -229,6 +237,23 @@ impl Shared {
         let created_ms = (self.options.now_ms)();
         let Shared { epoch, node, seed, .. } = *self;
         FileHeader { kind, epoch, node, id, created_ms, seed }
+    }
+
+    /// Whether there is so much log since the last checkpoint that another one is cheap, or a restart
+    /// would read too much.
+    pub(super) fn can_afford_checkpoint(&self) -> bool {
+        let size = self.checkpoint_bytes.load(Ordering::Relaxed);
+        let tail = TAIL_PER_CHECKPOINT.saturating_mul(self.options.checkpoint_bytes).max(size);
+        let enough = LOG_PER_CHECKPOINT.saturating_mul(size).min(tail);
+        self.since_checkpoint.load(Ordering::Relaxed) >= enough
+    }
+
+    /// Asks for a checkpoint, once until it comes.
+    pub(super) fn ask_for_checkpoint(&self) {
+        if !self.checkpoint_asked.swap(true, Ordering::AcqRel) {
+            let ticket = Ticket(self.intake.lock().next_ticket - 1);
+            self.tell(ticket, End::CheckpointDue);
+        }
     }
 
     /// A segment to write to: one that is ready, or else one made now. Its id is above those of all

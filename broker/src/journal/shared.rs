@@ -71,13 +71,6 @@ pub(super) struct Shared {
     pub(super) last_lazy: AtomicU64,
 }
 
-/// A checkpoint is written when there is this many times as much log since the last one: so all of
-/// them together cost at most 2 % of what is written,
-const LOG_PER_CHECKPOINT: u64 = 50;
-/// but no later than after this many times [`Options::checkpoint_bytes`], or as much log as the
-/// checkpoint has bytes, however large that is: a restart reads all of it.
-const TAIL_PER_CHECKPOINT: u64 = 4;
-
 const OPEN: u8 = 0;
 const FULL: u8 = 1;
 const DEAD: u8 = 2;
@@ -86,7 +79,7 @@ const DEAD: u8 = 2;
 pub(super) struct Intake {
     queue: Vec<Item>,
     next_number: MessageNumber,
-    next_ticket: u64,
+    pub(super) next_ticket: u64,
     /// Something in the queue wants to be written now.
     urgent: bool,
     /// When the oldest thing that may wait was queued, if anything waits.
@@ -513,23 +506,6 @@ impl Shared {
     /// Says something to the router. It may have gone away; then no one is left to be told.
     pub(super) fn tell(&self, ticket: Ticket, end: End) {
         let _ = self.completions.send(Completion { ticket, end });
-    }
-
-    /// Whether there is so much log since the last checkpoint that another one is cheap, or a restart
-    /// would read too much.
-    pub(super) fn can_afford_checkpoint(&self) -> bool {
-        let size = self.checkpoint_bytes.load(Ordering::Relaxed);
-        let tail = TAIL_PER_CHECKPOINT.saturating_mul(self.options.checkpoint_bytes).max(size);
-        let enough = LOG_PER_CHECKPOINT.saturating_mul(size).min(tail);
-        self.since_checkpoint.load(Ordering::Relaxed) >= enough
-    }
-
-    /// Asks for a checkpoint, once until it comes.
-    pub(super) fn ask_for_checkpoint(&self) {
-        if !self.checkpoint_asked.swap(true, Ordering::AcqRel) {
-            let ticket = Ticket(self.intake.lock().next_ticket - 1);
-            self.tell(ticket, End::CheckpointDue);
-        }
     }
 
     /// Whether the journal can no longer write.
