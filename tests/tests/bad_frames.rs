@@ -104,6 +104,7 @@ async fn whoever_breaks_the_protocol_later_is_told_so_and_closed() {
     let scene = scene!("frames");
     let (mut node, bystanders) = started(&scene).await;
     let backwards = [TagRange { first: 5, last: 4 }];
+    let overlapping = [TagRange { first: 1, last: 4 }, TagRange { first: 4, last: 9 }];
     let confirm = Confirm { first_sequence: 1, count: 1, first_id: MessageId(1) };
     let deliver = Deliver {
         redelivered: false,
@@ -140,6 +141,11 @@ async fn whoever_breaks_the_protocol_later_is_told_so_and_closed() {
         (
             "acks that run backwards",
             encoded(&Frame::Ack(Ack { slot: 0, ranges: backwards.into_iter().collect() })),
+            Code::Malformed,
+        ),
+        (
+            "acks that name a tag twice",
+            encoded(&Frame::Ack(Ack { slot: 0, ranges: overlapping.into_iter().collect() })),
             Code::Malformed,
         ),
         ("fewer acks than counted", frame(kind::ACK, &[0, 0, 0, 0, 0, 9, 1]), Code::Malformed),

@@ -48,7 +48,9 @@ pub(super) struct Slots {
 struct Slot {
     link: Arc<OutboxLink>,
     state: State,
+    /// Ascending and disjoint, unless it says `unordered`.
     acked: Ranges,
+    unordered: bool,
     words: VecDeque<Word>,
     word_bytes: usize,
     /// A message waits for its turn in the peer's mailbox.
@@ -217,7 +219,10 @@ impl Slots {
                 && last.last.checked_add(1) == Some(range.first)
             {
                 last.last = range.last;
-            } else if entry.acked.len() < RANGES_MAX {
+                continue;
+            }
+            entry.unordered |= entry.acked.last().is_some_and(|last| range.first <= last.last);
+            if entry.acked.len() < RANGES_MAX {
                 entry.acked.push(range);
             } else {
                 dropped += 1;
@@ -331,6 +336,7 @@ impl Slot {
             link,
             state,
             acked: Ranges::new(),
+            unordered: false,
             words: VecDeque::new(),
             word_bytes: 0,
             sending: false,
@@ -358,7 +364,10 @@ impl Slot {
 
     fn take_acked(&mut self) -> Option<Acked> {
         let number = self.link.number();
-        let ranges = std::mem::take(&mut self.acked);
+        let mut ranges = std::mem::take(&mut self.acked);
+        if std::mem::take(&mut self.unordered) {
+            merge(&mut ranges);
+        }
         (!ranges.is_empty()).then_some(Acked { number, ranges })
     }
 
@@ -423,8 +432,44 @@ impl Word {
     }
 }
 
+/// What several frames have acked as ascending, disjoint ranges: no tag is named twice to a peer,
+/// which looks at each.
+fn merge(ranges: &mut Ranges) {
+    ranges.sort_unstable_by_key(|range| range.first);
+    ranges.dedup_by(|next, range| {
+        let joins = next.first <= range.last.saturating_add(1);
+        if joins {
+            range.last = range.last.max(next.last);
+        }
+        joins
+    });
+}
+
 fn writable(link: &OutboxLink, peer: &Addr<Peer>) {
     link.note_writable();
     // As with LinkDown: not to be lost, at most one per link.
     let _ = peer.clone().try_send(Writable { number: link.number() });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_often_a_tag_is_acked_in_one_read_its_peer_hears_of_it_once() {
+        let outbox = Outbox::new(1, 1);
+        let mut slots = Slots::default();
+        slots.offer(&outbox, 3, 77).unwrap();
+        let range = |first, last| TagRange { first, last };
+        for frame in
+            [&[range(5, 9)][..], &[range(1, 3), range(7, 7)], &[range(2, 5)], &[range(11, 12)]]
+        {
+            slots.ack(Ack { slot: 3, ranges: frame.into() });
+        }
+        let acked = slots.by_slot.get_mut(&3).unwrap().take_acked().unwrap();
+        assert_eq!(acked.ranges[..], [range(1, 9), range(11, 12)]);
+        slots.ack(Ack { slot: 3, ranges: [range(1, 2), range(4, 4)][..].into() });
+        let acked = slots.by_slot.get_mut(&3).unwrap().take_acked().unwrap();
+        assert_eq!(acked.ranges[..], [range(1, 2), range(4, 4)]);
+    }
 }

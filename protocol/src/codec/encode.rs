@@ -132,7 +132,7 @@ pub fn put_deliver(out: &mut BytesMut, deliver: &Deliver<'_>) {
     out.put_slice(deliver.body);
 }
 
-/// Appends an ack; of more than [`ACK_RANGES_MAX`] ranges, several. Of none, nothing.
+/// Appends an ack of ascending ranges; of more than [`ACK_RANGES_MAX`], several. Of none, nothing.
 #[inline]
 pub fn put_ack(out: &mut BytesMut, slot: u32, ranges: &[TagRange]) {
     for ranges in ranges.chunks(ACK_RANGES_MAX) {

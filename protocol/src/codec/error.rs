@@ -81,6 +81,15 @@ pub enum FrameError {
         /// Last tag.
         last: u64,
     },
+    /// An ack range that does not lie above the one before it: each tag is named once, so that a frame
+    /// costs no more than what it acks.
+    #[error("the ack range from {first} follows one that goes to {before}")]
+    RangesOutOfOrder {
+        /// Last tag of the range before.
+        before: u64,
+        /// First tag.
+        first: u64,
+    },
     /// A confirm of no message, or past the last sequence.
     #[error("a confirm of {count} messages from sequence {first_sequence} is no run")]
     BadRun {

@@ -327,11 +327,14 @@ fn ack(rest: &[u8]) -> Result<Frame<'_>, FrameError> {
     if count > ACK_RANGES_MAX {
         return Err(FrameError::TooMany { kind: kind::ACK, count, count_max: ACK_RANGES_MAX });
     }
-    let mut ranges = SmallVec::with_capacity(count);
+    let mut ranges: SmallVec<[TagRange; 2]> = SmallVec::with_capacity(count);
     for _ in 0..count {
         let (first, last) = (fields.u64()?, fields.u64()?);
         if first > last {
             return Err(FrameError::BadRange { first, last });
+        }
+        if let Some(before) = ranges.last().map(|range| range.last).filter(|last| *last >= first) {
+            return Err(FrameError::RangesOutOfOrder { before, first });
         }
         ranges.push(TagRange { first, last });
     }

@@ -153,6 +153,19 @@ fn lost_framing_ends_the_connection() {
             FrameError::BadRange { first: 2, last: 1 },
         ),
         (
+            [
+                &[0, 0, 0, 39, 5][..],
+                &[0; 4],
+                &[0, 2],
+                &1u64.to_be_bytes(),
+                &3u64.to_be_bytes(),
+                &3u64.to_be_bytes(),
+                &4u64.to_be_bytes(),
+            ]
+            .concat(),
+            FrameError::RangesOutOfOrder { before: 3, first: 3 },
+        ),
+        (
             [&[0, 0, 0, 7, 5][..], &[0; 4], &[0, 1]].concat(),
             FrameError::CountMismatch { kind: 5, count: 1 },
         ),
