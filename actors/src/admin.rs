@@ -7,8 +7,9 @@ use crate::clock;
 use crate::directory::{Directory, Seat};
 use crate::events;
 use crate::journal::{Admission, BackupTaken, Ended, Journal, Life, LookupError};
-use crate::peer::{Inspect, Locate};
+use crate::peer::{Inspect, Locate, Peer};
 use crate::router::{Administer, FindPeer, PeerLabels, PeerRecordView, PeerRecords, Router};
+use actix::dev::ToEnvelope;
 use actix::prelude::*;
 use restante_protocol::control::{PeerPage, Reply, Request};
 use restante_protocol::delivery::types::{Snapshot, Whereabouts};
@@ -23,9 +24,12 @@ use restante_protocol::status::{
 use restante_protocol::time::{Time, WallMillis};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 /// Requests the mailbox holds; a connection that finds it full waits.
 const MAILBOX_CAPACITY: usize = 1_024;
+/// How long a peer's actor is waited for.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// Hand-overs followed when a message is traced.
 const HANDOVERS_MAX: usize = 8;
 /// Why what waited for a removed peer is parked.
@@ -155,7 +159,7 @@ impl Sources {
         let record = record.ok_or_else(unknown)?;
         let seat = self.directory.seat(record.id);
         let exact = match &seat {
-            Some(seat) => seat.addr.send(Inspect).await.map_err(unanswered)?,
+            Some(seat) => ask_peer(seat, Inspect).await.flatten(),
             None => None,
         };
         let restarts = seat.map_or(0, |seat| seat.marks.restarts.load(Relaxed));
@@ -278,7 +282,7 @@ impl Sources {
     /// Where an open message is, as its peer knows it; queued if the peer only has it in the journal.
     async fn open_state(&self, number: MessageNumber, peer: PeerId) -> (MessageState, u32) {
         let Some(seat) = self.directory.seat(peer) else { return (MessageState::Queued, 0) };
-        let found = seat.addr.send(Locate(number)).await.ok().flatten();
+        let found = ask_peer(&seat, Locate(number)).await.flatten();
         match found {
             None => (MessageState::Queued, 0),
             Some(Whereabouts::Queued { attempts }) => (MessageState::Queued, attempts.into()),
@@ -309,6 +313,22 @@ pub(crate) fn peer_status(
     let parked = seat.map_or_else(
         || left + backlog.map_or(0, |backlog| backlog.parked),
         |seat| seat.marks.parked.load(Relaxed),
+/// What a peer's actor answers. One that is held back after crashes, or is too busy, is not waited
+/// for: its marks speak for it.
+async fn ask_peer<M>(seat: &Seat, question: M) -> Option<M::Result>
+where
+    M: Message + Send + 'static,
+    M::Result: Send,
+    Peer: Handler<M>,
+    Context<Peer>: ToEnvelope<Peer, M>,
+{
+    if seat.marks.held.load(Relaxed) {
+        return None;
+    }
+    let answer = tokio::time::timeout(ANSWER_MAX, seat.addr.send(question)).await;
+    answer.ok()?.ok()
+}
+
     );
     let mut status = PeerStatus {
         id: record.id,

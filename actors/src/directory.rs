@@ -11,6 +11,8 @@ use parking_lot::Mutex;
 use restante_protocol::delivery::types::Snapshot;
 use restante_protocol::id::{MessageNumber, PeerId};
 use restante_protocol::name::Name;
+use restante_protocol::status::Health;
+use restante_protocol::time::Time;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
@@ -55,8 +57,11 @@ pub struct Marks {
     pub condemned: Mutex<Vec<(MessageNumber, u64)>>,
     /// Set once the peer is removed: aliases that point here are stale.
     pub removed: AtomicBool,
-    /// The last snapshot the peer published; `None` before the first.
+    /// The last snapshot the peer published; `None` before the first. While the actor is held back,
+    /// its supervisor's word.
     pub observed: Mutex<Option<Snapshot>>,
+    /// Whether the actor is held back after crashes, and answers nothing until it is rebuilt.
+    pub held: AtomicBool,
 }
 
 impl Marks {
@@ -72,6 +77,35 @@ impl Marks {
     pub fn take_in_hand(&self, number: MessageNumber, accepted_ms: u64) {
         self.in_hand.store(number, Relaxed);
         self.in_hand_ms.store(accepted_ms, Relaxed);
+    }
+
+    /// The actor is held back after so many crashes, until its next attempt.
+    pub fn hold(&self, now: Time, until: Time, crashes: usize, panic: &str) {
+        self.held.store(true, Relaxed);
+        let mut observed = self.observed.lock();
+        let before = observed.take().unwrap_or_default();
+        let since = if before.health == Health::Crashing { before.since } else { now };
+        *observed = Some(Snapshot {
+            health: Health::Crashing,
+            since,
+            why: format!("its actor crashed {crashes} times within a minute: {panic}"),
+            waiting: self.waiting.load(Relaxed),
+            waiting_bytes: self.waiting_bytes.load(Relaxed),
+            unacked: 0,
+            next_attempt: Some(until),
+            ..before
+        });
+    }
+
+    /// These messages, each of which puts itself in hand; behind the last nothing is.
+    pub(crate) fn then_put_down<T>(
+        &self,
+        messages: impl Iterator<Item = T>,
+    ) -> impl Iterator<Item = T> {
+        messages.chain(std::iter::from_fn(|| {
+            self.put_down();
+            None
+        }))
     }
 
     /// Nothing is being handled any more.

@@ -8,7 +8,8 @@
 //!
 //! Restarts are immediate at first. More than [`FREE_CRASHES`] within [`WINDOW`] are held back for
 //! longer and longer, up to [`HOLD_MAX`]; mail waits meanwhile, up to the mailbox's capacity, and
-//! what does not fit is read from the journal later.
+//! what does not fit is read from the journal later. Whoever asks about a held actor is answered
+//! from its marks, where the hold is written.
 
 use crate::clock;
 use crate::directory::Marks;
@@ -151,6 +152,9 @@ where
         let hold = self.intensity.crashed(now);
         self.marks.restarts.fetch_add(1, Relaxed);
         let (panic, crashes) = (panic_text(panic), self.intensity.recent());
+        if !hold.is_zero() {
+            self.marks.hold(now, now + hold, crashes, &panic);
+        }
         let in_hand = in_hand.map(|number| (number, accepted_ms));
         (self.tell)(Turn::Crashed(Crash { panic, in_hand, crashes, hold, condemned }));
         self.crashed_at = now;
@@ -172,6 +176,7 @@ where
                 self.hold = None;
                 match catch_unwind(AssertUnwindSafe(|| self.actor.restart())) {
                     Ok(true) => {
+                        self.marks.held.store(false, Relaxed);
                         let took = clock::now().since(self.crashed_at);
                         (self.tell)(Turn::Restarted(took));
                     }

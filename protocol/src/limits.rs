@@ -27,6 +27,10 @@ pub const RECEIVERS_MAX: usize = 1024;
 pub const ALIASES_MAX: u32 = 65_536;
 /// Most receivers one connection may attach as.
 pub const SLOTS_MAX: u32 = 16_384;
+/// Most requests of one connection that are under way at a time.
+pub const REQUESTS_MAX: usize = 64;
+/// Most calls of one connection that await their replies.
+pub const CALLS_MAX: usize = 4_096;
 /// Most ranges in one ack frame.
 pub const ACK_RANGES_MAX: usize = 4_096;
 /// Largest return value in an ack, in bytes.

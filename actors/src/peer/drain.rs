@@ -2,6 +2,8 @@
 
 use super::Peer;
 use crate::clock;
+#[cfg(feature = "faults")]
+use crate::faults::{self, Place};
 use crate::health::PeerReport;
 use crate::journal::{Lane, Read, Settle};
 use crate::link::{DialTarget, Outgoing};
@@ -89,13 +91,15 @@ impl Peer {
     /// Hands the link as much as it has room for, in batches.
     fn transmit(&mut self, now: Time) {
         let Some(attachment) = &mut self.link else { return };
+        let careful = now < self.careful_until;
+        let most = if careful { 1 } else { TRANSMIT_BATCH };
         loop {
             let mut room = attachment.link.room();
-            while room > 0 && self.outgoing.len() < TRANSMIT_BATCH {
+            while room > 0 && self.outgoing.len() < most {
                 let Some(transmit) = self.core.poll_transmit(now) else { break };
                 self.marks.take_in_hand(transmit.number, transmit.accepted_ms);
                 #[cfg(feature = "faults")]
-                crate::faults::before_transmit(&self.config.name, &transmit.body);
+                faults::before_transmit(&self.config.name, transmit.number, &transmit.body);
                 let flags = transmit.body.first().copied().unwrap_or(0);
                 let mut redelivered = transmit.redelivered;
                 let mut id = MessageId::new(
@@ -122,21 +126,31 @@ impl Peer {
                     body: transmit.body,
                 });
             }
-            self.marks.put_down();
+            // A single message stays in hand until the link has taken it.
+            if !careful {
+                self.marks.put_down();
+            }
             let Some(last) = self.outgoing.last() else { return };
             // Not before they leave: after a panic a rebuilt core must go on with the first tag that
             // the receiver has not seen, or its grant would count deliveries that never came.
             let next_tag = last.tag + 1;
+            #[cfg(feature = "faults")]
+            for outgoing in &self.outgoing {
+                faults::with_body(Place::Send, &self.config.name, &outgoing.body);
+            }
             attachment.link.transmit(&self.outgoing);
+            self.marks.put_down();
             attachment.next_tag = next_tag;
             self.outgoing.clear();
         }
     }
 
     /// One record for everything that was acked since the last drain.
-    fn record_settled(&mut self) {
+    pub(super) fn record_settled(&mut self) {
         let mut details = Vec::new();
         while let Some(settled) = self.core.poll_settled() {
+            #[cfg(feature = "faults")]
+            faults::with_number(Place::Settle, &self.config.name, settled.number);
             self.settled.push(settled.number);
             if settled.attempts > 1 {
                 let (number, attempts) = (settled.number, settled.attempts);
@@ -196,7 +210,7 @@ impl Peer {
         });
     }
 
-    fn record_parked(&mut self) {
+    pub(super) fn record_parked(&mut self) {
         while let Some(mut parked) = self.core.poll_parked() {
             if let Some(at) = self.condemned.iter().position(|(number, _)| *number == parked.number)
             {
@@ -204,10 +218,10 @@ impl Peer {
             }
             self.marks.parked.fetch_add(1, Relaxed);
             self.marks.parked_bytes.fetch_add(u64::from(parked.bytes), Relaxed);
-            if self.calls.remove(&parked.number) {
-                let reason = Bytes::from(parked.reason.clone());
-                self.answer(parked.number, ReplyKind::Refused, reason);
-            }
+            // One that was never sent is not among the calls in flight, and may be one all the same.
+            self.calls.remove(&parked.number);
+            let reason = Bytes::from(parked.reason.clone());
+            self.answer(parked.number, ReplyKind::Refused, reason);
             self.report(PeerReport::parked(&self.config, &parked));
             self.shared.journal.park(ParkRecord {
                 peer: self.config.id,

@@ -5,6 +5,10 @@
 //! the link, settled messages for the journal, reports for health, a stretch to load. The core holds
 //! no truth that the journal does not: after a panic it is thrown away and built anew from there,
 //! exactly as at boot.
+//!
+//! So that a panic can be blamed on a message, the one being handled stands in the peer's marks while
+//! messages are taken over and made ready to be sent. What is done to many at once (acks, settles, a
+//! write to a link) blames nobody; after a crash it is done to one at a time for a while, and does.
 
 mod drain;
 pub mod messages;
@@ -15,6 +19,8 @@ pub use messages::*;
 pub use started::{Budget, PeerConfig, Shared, spawn};
 
 use crate::clock;
+#[cfg(feature = "faults")]
+use crate::faults::{self, Place};
 use crate::health::PeerReport;
 use crate::journal::{Page, Read, ReadError};
 use crate::link::{Outgoing, SharedLink};
@@ -24,6 +30,7 @@ use drain::Drain;
 use oldest::Oldest;
 use restante_protocol::delivery::Delivery;
 use restante_protocol::delivery::types::{Entry, Snapshot, Whereabouts};
+use restante_protocol::frame::TagRange;
 use restante_protocol::id::MessageNumber;
 use restante_protocol::message::Body;
 use restante_protocol::refusal::{Code, Refusal};
@@ -36,6 +43,8 @@ use std::time::Duration;
 const MAILBOX_CAPACITY: usize = 1_024;
 /// Bytes of backlog a peer may read at once however much the others hold.
 const PAGE_BYTES_MIN: usize = 8 * 1024;
+/// How long after a crash messages are handled one at a time.
+const CAREFUL_FOR: Duration = crate::supervise::WINDOW;
 
 /// The actor that serves one peer.
 pub struct Peer {
@@ -70,6 +79,8 @@ pub struct Peer {
     kept: i64,
     outgoing: Vec<Outgoing>,
     settled: Vec<MessageNumber>,
+    /// After a crash: until when nothing is done to many messages at once.
+    careful_until: Time,
 }
 
 /// The link in use.
@@ -102,10 +113,11 @@ impl Supervised for Peer {
         let now = clock::now();
         self.give_back_budget();
         self.core = self.shared.new_core(&self.config, now, Some("its actor was rebuilt"));
-        self.calls.clear();
         self.values.clear();
         self.outgoing.clear();
         self.settled.clear();
+        self.careful_until = now + CAREFUL_FOR;
+        self.observed_at = Time::ZERO;
         self.dirty = false;
         self.reading = false;
         self.timer = None;
@@ -191,7 +203,11 @@ impl Peer {
         let now = clock::now();
         match page {
             Ok(page) => {
+                let marks = &self.marks;
                 let entries = page.messages.into_iter().map(|stored| {
+                    marks.take_in_hand(stored.number, stored.accepted_ms);
+                    #[cfg(feature = "faults")]
+                    faults::with_body(Place::Load, &self.config.name, &stored.body);
                     let key = Body::parse(&stored.body).ok().and_then(|body| body.key_hash());
                     Entry {
                         number: stored.number,
@@ -201,7 +217,7 @@ impl Peer {
                         body: stored.body,
                     }
                 });
-                self.core.handle_loaded(now, entries, page.through);
+                self.core.handle_loaded(now, marks.then_put_down(entries), page.through);
             }
             Err(ReadError::Unavailable(_)) => self.core.handle_load_failed(now),
             Err(ReadError::Damaged { number, detail, through }) => {
@@ -237,20 +253,41 @@ impl Peer {
             }
         }
         let (chunk, accepted_ms) = (&enqueue.chunk, enqueue.accepted_ms);
+        let marks = &self.marks;
         let entries = enqueue.messages.iter().map(|message| {
+            let number = enqueue.first_number + u64::from(message.index);
+            marks.take_in_hand(number, accepted_ms);
             let at = message.body_at as usize;
             let range = at..at + message.body_len as usize;
             let body =
                 if at_once { chunk.slice(range) } else { Bytes::copy_from_slice(&chunk[range]) };
-            Entry {
-                number: enqueue.first_number + u64::from(message.index),
-                accepted_ms,
-                bytes: message.body_len,
-                key: message.key,
-                body,
-            }
+            #[cfg(feature = "faults")]
+            faults::with_body(Place::Enqueue, &self.config.name, &body);
+            Entry { number, accepted_ms, bytes: message.body_len, key: message.key, body }
         });
-        self.core.handle_enqueue(now, entries);
+        self.core.handle_enqueue(now, marks.then_put_down(entries));
+    }
+
+    fn ack(&mut self, now: Time, first: u64, last: u64) {
+        #[cfg(feature = "faults")]
+        for (_, number, _) in self.core.in_flight(first, last) {
+            faults::with_number(Place::Ack, &self.config.name, number);
+        }
+        self.core.handle_ack(now, first, last);
+    }
+
+    /// After a crash, does to each message in flight under these tags what is usually done to many at
+    /// once, with the message in hand.
+    fn one_at_a_time(&mut self, now: Time, first: u64, last: u64, act: impl Fn(&mut Peer, u64)) {
+        if now >= self.careful_until {
+            return;
+        }
+        let in_flight: Vec<_> = self.core.in_flight(first, last).collect();
+        for (tag, number, accepted_ms) in in_flight {
+            self.marks.take_in_hand(number, accepted_ms);
+            act(self, tag);
+            self.marks.put_down();
+        }
     }
 
     fn take_budget(&mut self, bytes: u64) -> bool {
@@ -336,8 +373,13 @@ impl Handler<Acked> for Peer {
     fn handle(&mut self, acked: Acked, ctx: &mut Context<Self>) {
         if self.on_link(acked.number) {
             let now = clock::now();
-            for range in acked.ranges {
-                self.core.handle_ack(now, range.first, range.last);
+            for TagRange { first, last } in acked.ranges {
+                self.one_at_a_time(now, first, last, |peer, tag| {
+                    peer.ack(now, tag, tag);
+                    peer.record_parked();
+                    peer.record_settled();
+                });
+                self.ack(now, first, last);
             }
             self.mark_dirty(ctx);
         }
@@ -349,9 +391,19 @@ impl Handler<AckedValue> for Peer {
 
     fn handle(&mut self, acked: AckedValue, ctx: &mut Context<Self>) {
         if self.on_link(acked.number) {
-            if let Some(number) = self.core.handle_ack_value(clock::now(), acked.tag) {
-                self.values.push((number, acked.value));
-            }
+            let now = clock::now();
+            let take = |peer: &mut Peer| {
+                if let Some(number) = peer.core.handle_ack_value(now, acked.tag) {
+                    peer.values.push((number, acked.value.clone()));
+                }
+            };
+            self.one_at_a_time(now, acked.tag, acked.tag, |peer, _| {
+                take(peer);
+                peer.record_parked();
+                peer.record_settled();
+            });
+            // If it was in flight it is done, and this changes nothing.
+            take(self);
             self.mark_dirty(ctx);
         }
     }
@@ -364,8 +416,11 @@ impl Handler<Nacked> for Peer {
         if self.on_link(nacked.number) {
             let after = Duration::from_millis(u64::from(nacked.retry_after_ms));
             let after = Some(after).filter(|after| !after.is_zero());
-            let now = clock::now();
-            self.core.handle_nack(now, nacked.tag, nacked.permanent, after, &nacked.reason);
+            let (now, tag) = (clock::now(), nacked.tag);
+            self.one_at_a_time(now, tag, tag, |peer, tag| {
+                peer.core.handle_nack(now, tag, nacked.permanent, after, &nacked.reason);
+            });
+            self.core.handle_nack(now, tag, nacked.permanent, after, &nacked.reason);
             self.mark_dirty(ctx);
         }
     }

@@ -173,6 +173,7 @@ pub fn spawn(
         settled: Vec::new(),
     };
     shared.directory.insert(Arc::clone(&seat));
+        careful_until: Time::ZERO,
     actix_rt::spawn(Supervision::new(ctx.into_future(peer), marks, tell));
     seat
 }

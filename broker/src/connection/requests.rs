@@ -6,22 +6,24 @@ use super::outbox::{Outbox, OutboxLink};
 use super::slots::{Offer, Slots, Unsent, Word, link_down};
 use super::tasks::{Attached, Done, Tasks};
 use super::watch::{WATCHES_MAX, Watcher};
-use actix::{Addr, MailboxError};
+use actix::MailboxError;
 use futures_util::stream::{self, StreamExt};
 use restante_actors::admin::Ask;
+use restante_actors::directory::Seat;
 use restante_actors::events;
 use restante_actors::link_number;
 use restante_actors::observe::{StartWatch, StopWatch};
-use restante_actors::peer::{Inspect, LinkUp, Peer};
+use restante_actors::peer::{Inspect, LinkUp};
 use restante_actors::router::{Administer, FlushSettles};
 use restante_protocol::admin::{AdminCommand, PeerPatch, PeerUrl};
 use restante_protocol::control::{AttachAs, AttachResult, Control, Reply, Request};
-use restante_protocol::limits::SLOTS_MAX;
+use restante_protocol::limits::{REQUESTS_MAX, SLOTS_MAX};
 use restante_protocol::name::Name;
 use restante_protocol::refusal::{Code, Refusal};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// Attachments of one request that are made at the same time.
 const ATTACH_PARALLEL: usize = 64;
@@ -54,7 +56,7 @@ impl Requests {
         tasks: &mut Tasks,
     ) {
         if tasks.is_full() {
-            let detail = format!("{} requests are under way", super::tasks::REQUESTS_MAX);
+            let detail = format!("{} requests are under way", REQUESTS_MAX);
             return self.answer(id, Err(Refusal::new(Code::Overloaded, detail)));
         }
         match request {
@@ -222,9 +224,13 @@ impl Clerk {
         let mut result = AttachResult { slot, first_tag: 0, created: false, refusal: None };
         let offered = async {
             let link = link?;
-            let (peer, created) = self.peer(&name).await?;
+            let (seat, created) = self.peer(&name).await?;
             result.created = created;
-            let offer = Offer::new(peer, number);
+            if seat.marks.held.load(Relaxed) {
+                let detail = format!("{name} is held back for a while, as its actor crashes");
+                return Err(Refusal::new(Code::Overloaded, detail));
+            }
+            let offer = Offer::new(seat.addr.clone(), number);
             let up = LinkUp { link, number, dialled: false, grant };
             match answered(offer.peer.send(up).await) {
                 Ok(first_tag) => Ok((first_tag, offer)),
@@ -252,10 +258,10 @@ impl Clerk {
     }
 
     /// The peer to attach as; on an open loopback node it is created.
-    async fn peer(&self, name: &Name) -> Result<(Addr<Peer>, bool), Refusal> {
+    async fn peer(&self, name: &Name) -> Result<(Arc<Seat>, bool), Refusal> {
         let directory = &self.net.handles.directory;
         if let Some(seat) = directory.named(name.as_str()) {
-            return Ok((seat.addr.clone(), false));
+            return Ok((seat, false));
         }
         let unknown = || Refusal::new(Code::UnknownReceiver, format!("no peer is named {name}"));
         if !self.net.settings.creates_peers {
@@ -271,7 +277,7 @@ impl Clerk {
             Err(refusal) => return Err(refusal),
         }
         let seat = directory.named(name.as_str()).ok_or_else(unknown)?;
-        Ok((seat.addr.clone(), true))
+        Ok((seat, true))
     }
 }
 

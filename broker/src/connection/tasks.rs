@@ -6,13 +6,11 @@ use super::watch::Watcher;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use restante_protocol::control::{AttachResult, Reply};
+use restante_protocol::limits::REQUESTS_MAX;
 use restante_protocol::refusal::Refusal;
 use std::future::Future;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-
-/// Requests of one connection that may be under way at once; one more is refused.
-pub(super) const REQUESTS_MAX: usize = 64;
 
 /// What has been waited for.
 pub(super) enum Done {

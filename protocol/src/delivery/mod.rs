@@ -315,6 +315,19 @@ impl<B> Delivery<B> {
         queued.then_some(Whereabouts::Queued { attempts: 0 })
     }
 
+    /// What is in flight under the tags of a closed range: tag, number and time of acceptance. Nothing
+    /// if an ack of that range would be ignored.
+    pub fn in_flight(
+        &self,
+        first_tag: u64,
+        last_tag: u64,
+    ) -> impl Iterator<Item = (u64, MessageNumber, u64)> {
+        let known = self.link.is_up() && last_tag < self.unacked.next_tag();
+        let known = known && first_tag <= last_tag;
+        let within = known.then(|| self.unacked.within(first_tag, last_tag));
+        within.into_iter().flatten().map(|(tag, slot)| (tag, slot.number, slot.accepted_ms))
+    }
+
     /// Gives back memory an idle peer does not need. Cheap when there is none.
     pub fn trim(&mut self) {
         self.queue.trim();

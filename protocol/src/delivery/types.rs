@@ -177,7 +177,7 @@ pub struct Load {
 }
 
 /// What the core answers about itself, for admin, watch and tests.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// The verdict.
     pub health: Health,

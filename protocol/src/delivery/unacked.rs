@@ -245,6 +245,16 @@ impl Unacked {
         old.chain(dense).filter(|(_, slot)| slot.line != Line::Done)
     }
 
+    /// Every delivery in flight under the tags from `first` to `last`, which is not below it.
+    pub(super) fn within(&self, first: u64, last: u64) -> impl Iterator<Item = (u64, &Slot)> {
+        let end = self.slots.len() as u64;
+        let from = first.saturating_sub(self.base).min(end);
+        let to = last.saturating_add(1).saturating_sub(self.base).min(end);
+        let dense = (self.base + from..).zip(self.slots.range(from as usize..to as usize));
+        let old = self.stragglers.range(first..=last).map(|(tag, slot)| (*tag, slot));
+        old.chain(dense).filter(|(_, slot)| slot.line != Line::Done)
+    }
+
     /// Whether a message of this key is in flight; known under strict order alone.
     pub(super) fn is_key_busy(&self, key: Option<KeyHash>) -> bool {
         self.keys.as_ref().is_some_and(|keys| keys.contains_key(&key))
@@ -318,4 +328,41 @@ pub(super) enum Old {
     InFlight(Slot),
     /// Found late: the message has been or will be sent under another tag.
     GivenUp(MessageNumber),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_within_a_range_is_found_wherever_it_is_kept() {
+        const WINDOW: u32 = 1;
+        let mut unacked = Unacked::new(false);
+        unacked.open(1);
+        for tag in 1..=3_000 {
+            let slot = Slot {
+                number: 10_000 + tag,
+                sent_at: Time::ZERO,
+                accepted_ms: 0,
+                key: None,
+                bytes: 1,
+                line: Line::Straight,
+            };
+            unacked.push(slot, WINDOW);
+            // The first hundred go unanswered, and of the others every third.
+            if tag > 100 && tag % 3 != 0 {
+                unacked.take(tag);
+            }
+        }
+        assert!(!unacked.stragglers.is_empty() && !unacked.slots.is_empty());
+        let base = unacked.base();
+        for (first, last) in
+            [(1, 3_000), (50, 60), (base - 9, base + 9), (base, base), (2_999, 3_000)]
+        {
+            let found: Vec<u64> = unacked.within(first, last).map(|(tag, _)| tag).collect();
+            let all = unacked.iter().map(|(tag, _)| tag);
+            let expected: Vec<u64> = all.filter(|tag| (first..=last).contains(tag)).collect();
+            assert_eq!(found, expected, "{first} to {last}");
+        }
+    }
 }
