@@ -33,8 +33,12 @@ pub struct Limits {
     pub ingress_bytes_max: usize,
     /// Most peers.
     pub peers_max: usize,
+    /// Producer identities that are remembered.
+    pub producers_max: usize,
     /// Most calls awaiting an answer.
     pub calls_max: usize,
+    /// Most of them of one connection; one more ends its oldest.
+    pub calls_each_max: usize,
     /// Bytes of bodies that all peers together may hold in memory while they cannot send them.
     pub queued_bytes_max: usize,
     /// Bytes that the pages of backlog in all peers' hands may have together; beyond it a peer reads
@@ -53,7 +57,9 @@ impl Default for Limits {
         Limits {
             ingress_bytes_max: 64 * 1024 * 1024,
             peers_max: 100_000,
+            producers_max: restante_protocol::producers::PRODUCERS_MAX_DEFAULT,
             calls_max: 65_536,
+            calls_each_max: restante_protocol::limits::CALLS_MAX,
             queued_bytes_max: 32 * 1024 * 1024,
             page_bytes_max: 16 * 1024 * 1024,
             messages_max: 0,

@@ -66,7 +66,8 @@ pub fn start(
     set_log_filter: SetLogFilter,
 ) -> Result<Handles, StartError> {
     let Opened { journal, completions, recovered } = opened;
-    let bounds = StateLimits { peers_max: limits.peers_max, ..StateLimits::default() };
+    let Limits { peers_max, producers_max, .. } = limits;
+    let bounds = StateLimits { peers_max, producers_max };
     let mut state = match &recovered.checkpoint {
         Some(bytes) => NodeState::restore(bytes, bounds)?,
         None => NodeState::new(bounds),

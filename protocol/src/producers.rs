@@ -152,6 +152,9 @@ pub enum SessionError {
     /// The producer was the least recently used of too many.
     #[error("this producer has been idle while many others came, and is forgotten; connect again")]
     Forgotten,
+    /// See [`Producers::fence`].
+    #[error("publishes of this connection are undecided; connect again and repeat them")]
+    Fenced,
 }
 
 impl SessionError {
@@ -161,6 +164,7 @@ impl SessionError {
         let code = match self {
             SessionError::Superseded { .. } => Code::ProducerSuperseded,
             SessionError::Forgotten => Code::OutcomeEvicted,
+            SessionError::Fenced => Code::Overloaded,
         };
         Refusal::new(code, self.to_string())
     }
@@ -225,7 +229,8 @@ impl Producers {
     }
 
     /// What a hello of this identity comes to; `unused_from` as in
-    /// [`Hello`](crate::control::Hello::unused_from). Nothing has changed yet.
+    /// [`Hello`](crate::control::Hello::unused_from). Nothing has changed yet. Where others have to be
+    /// forgotten for it, those for which `is_connected` is false go first.
     ///
     /// # Errors
     /// [`Code::LimitReached`]: epochs or indexes are used up. [`Code::BadSequence`]: `unused_from` is no
@@ -234,6 +239,7 @@ impl Producers {
         &self,
         id: ProducerId,
         unused_from: Option<u64>,
+        is_connected: impl Fn(u32) -> bool,
     ) -> Result<ProducerOpened, Refusal> {
         let used_up = |what| move || Refusal::new(Code::LimitReached, what);
         let unused_from = unused_from.unwrap_or(1);
@@ -250,17 +256,21 @@ impl Producers {
         let index = index.ok_or_else(used_up("all producer indexes have been given"))?;
         let epoch = self.epoch_floor.checked_add(1);
         let epoch = epoch.ok_or_else(used_up("all epochs of new producers are used up"))?;
-        let evicts = self.least_recently_used();
+        let evicts = self.least_recently_used(is_connected);
         Ok(ProducerOpened { index, id, epoch, unused_from, evicts })
     }
 
-    /// Those to be forgotten before another producer comes; none while there is room.
-    fn least_recently_used(&self) -> Vec<u32> {
+    /// Those to be forgotten before another producer comes; none while there is room. While all are
+    /// connected only one: each has to be told.
+    fn least_recently_used(&self, is_connected: impl Fn(u32) -> bool) -> Vec<u32> {
         if self.by_index.len() < self.producers_max {
             return Vec::new();
         }
-        let mut by_use: Vec<(u64, u32)> =
-            self.by_index.iter().map(|(index, producer)| (producer.used, *index)).collect();
+        let all = || self.by_index.iter().map(|(index, producer)| (producer.used, *index));
+        let mut by_use: Vec<_> = all().filter(|(_, index)| !is_connected(*index)).collect();
+        if by_use.is_empty() {
+            return all().min().into_iter().map(|(_, index)| index).collect();
+        }
         let count = EVICTIONS.min(by_use.len());
         if count < by_use.len() {
             by_use.select_nth_unstable(count);
@@ -321,8 +331,19 @@ impl Producers {
         if producer.epoch != epoch {
             return Err(SessionError::Superseded { epoch: producer.epoch });
         }
+        if producer.fenced {
+            return Err(SessionError::Fenced);
+        }
         producer.used = self.clock;
         Ok(Session { producer, durable_through: self.durable_through })
+    }
+
+    /// Something of this producer's was not appended and stays undecided: nothing later may overtake
+    /// it, so its present connection publishes no more. Its next hello lifts this.
+    pub fn fence(&mut self, index: u32) {
+        if let Some(producer) = self.by_index.get_mut(&index) {
+            producer.fenced = true;
+        }
     }
 
     /// Remembers that these sequences were accepted, as soon as they are appended.

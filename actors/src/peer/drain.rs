@@ -203,10 +203,10 @@ impl Peer {
     }
 
     fn answer(&self, number: MessageNumber, kind: ReplyKind, value: Bytes) {
-        // A router too busy to take it leaves the caller to its timeout; the value is in the ledger.
+        // A fresh address has a place in the mailbox however full that is; at most one per call.
         let _ = self.shared.router.get().map(|router| {
             let ended = CallEnded { number, kind, value };
-            router.try_send(ended)
+            router.clone().try_send(ended)
         });
     }
 

@@ -163,6 +163,8 @@ pub struct Reconfigure {
     pub settings: PeerSettings,
     /// Whether an operator holds it.
     pub paused: bool,
+    /// Version of the record; of two changes that overtake each other the newer one holds.
+    pub version: u64,
 }
 
 /// The peer is removed: close the link, settle nothing more, stop.

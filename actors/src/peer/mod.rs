@@ -454,8 +454,12 @@ impl Handler<Reconfigure> for Peer {
     type Result = ();
 
     fn handle(&mut self, change: Reconfigure, ctx: &mut Context<Self>) {
+        if change.version <= self.config.version {
+            return;
+        }
         let now = clock::now();
         let moved = change.url != self.config.url;
+        self.config.version = change.version;
         self.config.url = change.url;
         self.config.settings = change.settings;
         self.core.handle_policy(now, &self.config.settings);

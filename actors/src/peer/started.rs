@@ -35,6 +35,8 @@ pub struct PeerConfig {
     pub settings: PeerSettings,
     /// Whether an operator holds it.
     pub paused: bool,
+    /// Version of its record.
+    pub version: u64,
 }
 
 impl PeerConfig {
@@ -171,9 +173,9 @@ pub fn spawn(
         kept,
         outgoing: Vec::new(),
         settled: Vec::new(),
+        careful_until: Time::ZERO,
     };
     shared.directory.insert(Arc::clone(&seat));
-        careful_until: Time::ZERO,
     actix_rt::spawn(Supervision::new(ctx.into_future(peer), marks, tell));
     seat
 }

@@ -122,6 +122,7 @@ impl Router {
             url: record.url.clone(),
             settings: record.settings.clone(),
             paused: record.paused,
+            version: record.version,
         };
         // Awaited in a task of its own: a full mailbox must not lose it, and nobody waits here.
         let request = slot.addr.send(change);

@@ -1,5 +1,6 @@
 //! A batch on its way to disk: first being built, then awaiting its ticket.
 
+use super::calls::Call;
 use super::disposal::Copies;
 use super::{AdminEffect, OpenedProducer};
 use crate::journal::{BatchRecord, Ticket};
@@ -63,8 +64,7 @@ pub(super) enum Outcome {
 /// A call in the batch whose end its producer awaits.
 pub(super) struct CallSlot {
     pub(super) index: u32,
-    pub(super) from: SharedProducer,
-    pub(super) sequence: u64,
+    pub(super) call: Call,
 }
 
 /// Records being gathered for the next append.

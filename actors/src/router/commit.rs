@@ -1,8 +1,7 @@
 //! From batch to disk to receivers: appending what was gathered, and telling everybody once it is
 //! durable. Nothing leaves this file towards a producer or a peer before the journal has said so.
 
-use super::batch::{Building, Outcome, Pending};
-use super::calls::Call;
+use super::batch::{Building, CallSlot, Outcome, Pending};
 use super::publish::refused_by_place;
 use super::{Effected, Router};
 use crate::journal::{Batch, Completion, End};
@@ -175,10 +174,11 @@ impl Router {
                 _ => {}
             }
         }
-        for call in &building.calls {
-            let number = first_number + u64::from(call.index);
-            let (from, sequence) = (call.from.clone(), call.sequence);
-            self.calls.insert(number, Call { from, sequence });
+        for CallSlot { index, call } in &building.calls {
+            let number = first_number + u64::from(*index);
+            if let Some(oldest) = self.calls.insert(number, call.clone()) {
+                oldest.end(b"the connection has more calls under way than it may");
+            }
         }
     }
 
@@ -304,9 +304,13 @@ impl Router {
     fn abandon(&mut self, outcomes: Vec<Outcome>, why: &Refusal) {
         for outcome in outcomes {
             match outcome {
-                Outcome::Confirm { to, .. }
-                | Outcome::Partial { to, .. }
-                | Outcome::Repeat { to, .. } => to.abandon(why),
+                Outcome::Confirm { to, producer, .. } | Outcome::Partial { to, producer, .. } => {
+                    // What the connection has sent since must not overtake this.
+                    self.state.producers.fence(producer);
+                    self.fences += 1;
+                    to.abandon(why);
+                }
+                Outcome::Repeat { to, .. } => to.abandon(why),
                 Outcome::Opened { reply, .. } => {
                     let _ = reply.send(Err(why.clone()));
                 }

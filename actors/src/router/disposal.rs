@@ -9,7 +9,6 @@ use crate::events;
 use crate::journal::{Lane, Page, Read, ReadError, Settle, Stored};
 use crate::peer::EnqueuedMessage;
 use actix::prelude::*;
-use restante_protocol::frame::ReplyKind;
 use restante_protocol::id::{MessageNumber, PeerId};
 use restante_protocol::message::Body;
 use restante_protocol::record::{
@@ -58,6 +57,7 @@ impl Disposal {
 impl Router {
     /// Begins, or goes on after a restart.
     pub(super) fn dispose(&mut self, id: PeerId, by: String, ctx: &mut Context<Self>) {
+        self.end_calls(id);
         let through = self.journal.next_number() - 1;
         self.dispose_page(
             Disposal { id, by, lane: Lane::Open, after: 0, through, messages: 0 },
@@ -244,7 +244,6 @@ impl Router {
         details: Vec<SettleDetail>,
     ) {
         let Some(last) = numbers.last().copied() else { return };
-        self.end_calls(&numbers, outcome);
         // Open messages go in order, so nothing open is left at or below the last of a page. Parked
         // ones lie below the floor already.
         let (floor, above) = match disposal.lane {
@@ -257,19 +256,15 @@ impl Router {
         self.journal.settle(Settle { record, numbers });
     }
 
-    /// Whoever awaited an answer to one of these learns that none will come.
-    fn end_calls(&mut self, numbers: &[MessageNumber], outcome: End) {
-        if self.calls.is_empty() {
-            return;
-        }
-        let how: &[u8] = match outcome {
-            End::Moved => b"handed to another peer",
-            _ => b"purged by an operator",
+    /// Whoever awaits an answer of a removed peer learns that none will come.
+    fn end_calls(&mut self, id: PeerId) {
+        let how: &[u8] = match self.state.registry.destination(id) {
+            Some(Destination::Peer(_)) => b"handed to another peer",
+            Some(Destination::Purge) => b"purged by an operator",
+            Some(Destination::Park) | None => b"parked: its receiver was removed",
         };
-        for number in numbers {
-            if let Some(call) = self.calls.remove(*number) {
-                call.from.reply(call.sequence, ReplyKind::Ended, how);
-            }
+        for call in self.calls.take_of(id) {
+            call.end(how);
         }
     }
 

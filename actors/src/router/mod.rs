@@ -31,15 +31,17 @@ use crate::events::Limiter;
 use crate::journal::{Caps, Completion};
 use crate::link::SharedProducer;
 use crate::peer::{PeerConfig, Shared};
-use crate::{Figures, Limits, peer};
+use crate::{Figures, Limits, clock, peer};
 use actix::prelude::*;
 use batch::{Building, Pending};
 use calls::Calls;
 use restante_protocol::admin::AdminDone;
 use restante_protocol::id::PeerId;
+use restante_protocol::producers::SessionError;
 use restante_protocol::refusal::{Code, Refusal};
 use restante_protocol::registry::{AdminEvent, Peer as PeerRecord};
 use restante_protocol::state::{Applied, NodeState, StateEvent};
+use restante_protocol::time::Time;
 use slots::{Slot, Slots};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -75,6 +77,8 @@ pub struct Router {
     publishes: u64,
     /// Messages that the node's quota has room for, as the batch in hand goes.
     messages_left: u64,
+    /// Producers fenced so far; see [`restante_protocol::producers::Producers::fence`].
+    fences: u64,
     /// The connection that speaks for each producer.
     sessions: HashMap<u32, SharedProducer>,
     calls: Calls,
@@ -127,7 +131,7 @@ impl Router {
         figures: Arc<Figures>,
         fatal: Arc<watch::Sender<Option<String>>>,
     ) -> Router {
-        let calls = Calls::new(limits.calls_max);
+        let calls = Calls::new(limits.calls_max, limits.calls_each_max);
         Router {
             journal: Arc::clone(&shared.journal),
             caps: shared.journal.caps(),
@@ -142,6 +146,7 @@ impl Router {
             in_hand_bytes: 0,
             publishes: 0,
             messages_left: u64::MAX,
+            fences: 0,
             sessions: HashMap::new(),
             calls,
             effects: Vec::new(),
@@ -169,6 +174,7 @@ impl Router {
             url: record.url.clone(),
             settings: record.settings.clone(),
             paused: record.paused,
+            version: record.version,
         };
         let seat = peer::spawn(config, &self.shared, knows_since);
         let quota = record.settings.quota(self.limits.peer_share);
@@ -232,24 +238,27 @@ impl Router {
     ) {
         // What the older connection had in the batch counts as decided before the hello.
         self.append_building();
-        let event = match self.state.producers.open(open.id, open.unused_from) {
+        let sessions = &self.sessions;
+        let is_connected =
+            |index| sessions.get(&index).is_some_and(|producer| !producer.is_closed());
+        let event = match self.state.producers.open(open.id, open.unused_from, is_connected) {
             Ok(event) => event,
             Err(why) => {
                 let _ = reply.send(Err(why));
                 return;
             }
         };
-        if let Some(older) = self.sessions.remove(&event.index) {
-            older.supersede();
-        }
-        for evicted in &event.evicts {
-            self.sessions.remove(evicted);
-        }
+        let evicts = event.evicts.clone();
         match self.append_state(&StateEvent::Producer(event)) {
             Ok(Applied::Producer(opened)) => {
                 let session = ProducerSession { index: opened.index, epoch: opened.epoch };
                 let opened = OpenedProducer { session, next_sequence: opened.next_sequence };
-                self.sessions.insert(session.index, open.from);
+                for evicted in evicts.iter().filter_map(|index| self.sessions.remove(index)) {
+                    evicted.abandon(&SessionError::Forgotten.refusal());
+                }
+                if let Some(older) = self.sessions.insert(session.index, open.from) {
+                    older.supersede();
+                }
                 self.once_durable(batch::Outcome::Opened { reply, opened });
             }
             Ok(Applied::Admin(_)) => {}

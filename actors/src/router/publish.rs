@@ -4,6 +4,7 @@
 //! of the body. Nothing is allocated, locked, logged or sent for a message of its own.
 
 use super::batch::{CallSlot, Outcome};
+use super::calls::Call;
 use super::messages::{ProducerSession, PublishBatch, PublishItem, Receiver};
 use super::repeats::{self, OldRepeat};
 use super::slots::Over;
@@ -31,12 +32,17 @@ impl Handler<PublishBatch> for Router {
     fn handle(&mut self, batch: PublishBatch, ctx: &mut Context<Self>) {
         let mut known = match self.known(&batch) {
             Ok(known) => known.into_iter().peekable(),
-            Err(why) => {
+            Err(why @ SessionError::Superseded { .. }) => {
                 let why = why.refusal();
                 return batch.items.iter().for_each(|item| refuse(&batch.from, item, &why));
             }
+            // They stay undecided, and are repeated after another hello.
+            Err(why @ (SessionError::Forgotten | SessionError::Fenced)) => {
+                return batch.from.abandon(&why.refusal());
+            }
         };
         let closed = self.door();
+        let fences = self.fences;
         let mut receivers = &batch.receivers[..];
         let mut old = Vec::new();
         for (at, item) in batch.items.iter().enumerate() {
@@ -48,6 +54,9 @@ impl Handler<PublishBatch> for Router {
             }
             if self.building.bytes.len() >= BUILDING_BYTES_MAX {
                 self.append_building();
+            }
+            if self.fences != fences && self.is_fenced(batch.producer) {
+                break;
             }
         }
         if !old.is_empty() {
@@ -96,6 +105,11 @@ impl Router {
             Admission::Open => None,
             Admission::Closed(why) => Some(why),
         }
+    }
+
+    /// Whether nothing of this session is taken any more, because something before it was not.
+    fn is_fenced(&mut self, producer: ProducerSession) -> bool {
+        self.state.producers.session(producer.index, producer.epoch).is_err()
     }
 
     /// Whether the node's quota has no room for this many messages. If it has, it has less from now on.
@@ -177,6 +191,9 @@ impl Router {
         }
         if self.building.bytes.len() + bytes > self.caps.batch_bytes_max {
             self.append_building();
+            if self.is_fenced(producer) {
+                return;
+            }
         }
         let index = self.accept(batch, item, body, flags, &split.accepted);
         if split.refused.is_empty() {
@@ -234,7 +251,9 @@ impl Router {
         building.place(RecordKind::Message, placed);
         if flags & body_flags::REPLY != 0 {
             let (from, sequence) = (Arc::clone(&batch.from), item.sequence);
-            building.calls.push(CallSlot { index, from, sequence });
+            // A call has exactly one receiver.
+            let peer = peers.first().copied().unwrap_or(PeerId::NONE);
+            building.calls.push(CallSlot { index, call: Call { from, sequence, peer } });
         }
         // A batch stays below 4 GiB by far, so its offsets fit.
         let body_at = (body_end - body.len()) as u32;
@@ -259,7 +278,9 @@ impl Router {
         let mut split = Split::default();
         for (receiver, place) in receivers.iter().zip(0u16..) {
             let Some(slot) = self.slots.get_mut(receiver.peer) else {
-                split.refuse(place, *receiver, gone(*receiver));
+                let (code, words) = gone(*receiver);
+                split.refuse(place, *receiver, code);
+                split.explain(|| words.to_owned());
                 continue;
             };
             if slot.named_by == this {
@@ -397,8 +418,12 @@ fn record_room(receivers: usize, body: usize) -> usize {
 }
 
 /// An alias without a peer never had one; one whose peer has no slot had one that was removed.
-fn gone(receiver: Receiver) -> Code {
-    if receiver.peer == PeerId::NONE { Code::UnknownReceiver } else { Code::StaleAlias }
+fn gone(receiver: Receiver) -> (Code, &'static str) {
+    if receiver.peer == PeerId::NONE {
+        (Code::UnknownReceiver, "no peer has this name")
+    } else {
+        (Code::StaleAlias, "the alias was never declared here, or its peer has been removed since")
+    }
 }
 
 /// What a producer may not ask for.

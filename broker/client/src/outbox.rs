@@ -14,6 +14,7 @@ use restante_protocol::control::{Credit, Welcome};
 use restante_protocol::frame::{
     Confirm, PUBLISH_FIXED_BYTES, Refuse, Reply, ReplyKind, publish_flags,
 };
+pub(crate) use restante_protocol::limits::CALLS_MAX;
 use restante_protocol::limits::RECEIVERS_MAX;
 use restante_protocol::message::Body;
 use restante_protocol::name::Name;
@@ -24,9 +25,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use tokio::sync::{Notify, oneshot};
-
-/// Most calls of one client that wait for their answers.
-pub(crate) const CALLS_MAX: usize = 65_536;
 
 /// What came back for a call.
 #[derive(Debug)]

@@ -129,6 +129,8 @@ values! {
         connections_max: u32 = 10_000, "connections", Some((1, 1_000_000));
         /// Peers the node keeps; one more is refused by name.
         peers_max: u32 = 100_000, "peers", Some((1, 1_000_000));
+        /// Producer identities the node remembers. One more displaces the least recently used, connected ones last.
+        producers_max: u32 = 65_536, "producers", Some((16, 1_000_000));
         /// Connection attempts to peers under way at once.
         dials_max: u32 = 64, "attempts", Some((1, 4_096));
         /// How long one connection attempt to a peer may take, its hello included.

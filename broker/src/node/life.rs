@@ -272,6 +272,7 @@ fn limits(config: &Config) -> Limits {
         peer_share: Quota { messages, bytes: share(bytes) },
         ingress_bytes_max: size(config.journal_append_bytes_max),
         peers_max: config.peers_max as usize,
+        producers_max: config.producers_max as usize,
         peer_defaults: config.peer_defaults.clone(),
         ..Limits::default()
     }

@@ -1,8 +1,9 @@
 //! Publishing over a real socket: batches, cuts, refusals, credit.
 
-use crate::wire::{Bench, publish};
+use crate::wire::{Bench, Wire, hello, publish};
 use bytes::BytesMut;
-use restante_protocol::control::{Control, Request};
+use restante_protocol::control::{Control, Hello, Reply, Request};
+use restante_protocol::id::ProducerId;
 use restante_protocol::refusal::Code;
 
 #[test]
@@ -171,4 +172,40 @@ fn a_producer_that_never_hears_its_outcomes_is_given_up() {
     };
     assert!(jammed, "the node goes on talking to somebody who does not listen");
     assert!(bench.guest().ask(Request::Node).is_ok());
+}
+
+#[test]
+fn a_quiet_producer_outlives_those_that_come_and_go_and_is_told_when_it_cannot() {
+    const REMEMBERED: u32 = 16;
+    let bench = Bench::with(|config| config.producers_max = REMEMBERED);
+    let _receiver = bench.receiver(&["a"]);
+    let mut asker = bench.guest();
+    let mut quiet = bench.producer(1, &["a"]);
+    let connections = |asker: &mut Wire| match asker.ask(Request::Node) {
+        Ok(Reply::Node(node)) => node.connections,
+        other => panic!("{other:?}"),
+    };
+    let staying = connections(&mut asker);
+    for passing in 2..100 {
+        drop(bench.producer(passing, &[]));
+        while connections(&mut asker) > staying {
+            std::thread::yield_now();
+        }
+    }
+    quiet.publish(1, &[0], b"x");
+    quiet.confirmed(1);
+    // As many others that stay: there is no place left for the one used least recently.
+    let others: Vec<_> =
+        (200..200 + u128::from(REMEMBERED)).map(|id| bench.producer(id, &[])).collect();
+    assert_eq!(quiet.goodbye().code, Code::OutcomeEvicted);
+    drop(others);
+    let mut again = bench.connect();
+    let hello = Hello { unused_from: Some(2), ..hello(Some(ProducerId(1))) };
+    again.say(&Control::Hello(hello));
+    assert!(
+        matches!(again.control(), Some(Control::Welcome(welcome)) if welcome.next_sequence == 2)
+    );
+    again.say(&Control::Alias { alias: 0, name: "a".parse().unwrap() });
+    again.publish(2, &[0], b"y");
+    again.confirmed(1);
 }

@@ -24,6 +24,8 @@ pub(super) struct Producer {
     // In memory only.
     /// The table's clock at its last use.
     pub(super) used: u64,
+    /// See [`super::Producers::fence`].
+    pub(super) fenced: bool,
     /// From here to `next`, sequences are in hand: said to be New, outcome not recorded.
     settled: u64,
     /// Sequences below `settled` that are in hand, as first and last; one entry while they ascend.
@@ -94,6 +96,7 @@ impl Producer {
             remembered_from,
             runs,
             used: 0,
+            fenced: false,
             settled: next,
             gaps: SmallVec::new(),
             refusals: BTreeMap::new(),
@@ -104,6 +107,7 @@ impl Producer {
     /// Begins an epoch: whatever was in hand of the one before has been recorded or never will be.
     pub(super) fn open(&mut self, epoch: u32, unused_from: u64) -> u64 {
         self.epoch = epoch;
+        self.fenced = false;
         // Sequences in between were refused or never arrived, and are gaps.
         self.next = self.next.max(unused_from);
         self.settled = self.next;

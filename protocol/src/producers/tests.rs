@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 const ID: ProducerId = ProducerId(0xfeed);
 
 fn open(producers: &mut Producers, id: ProducerId) -> Opened {
-    let event = producers.open(id, None).unwrap();
+    let event = producers.open(id, None, |_| false).unwrap();
     producers.apply(&event).unwrap()
 }
 
@@ -149,7 +149,7 @@ fn a_producer_that_was_forgotten_is_told_so_and_begins_again() {
     open(&mut producers, ID);
     assert_eq!(decide(&mut producers, Opened { epoch: 2, ..old }, 1), "new");
     producers.record_run(old.index, run(1, 1, 5));
-    let other = producers.open(ProducerId(7), None).unwrap();
+    let other = producers.open(ProducerId(7), None, |_| false).unwrap();
     assert_eq!(other.evicts, [old.index]);
     assert_eq!((other.index, other.epoch), (2, 1), "nothing has been forgotten yet");
     producers.apply(&other).unwrap();
@@ -165,7 +165,7 @@ fn a_producer_that_was_forgotten_is_told_so_and_begins_again() {
 #[test]
 fn a_forgotten_producer_that_says_what_it_never_sent_goes_on_there() {
     let mut producers = Producers::default();
-    let event = producers.open(ID, Some(5_001)).unwrap();
+    let event = producers.open(ID, Some(5_001), |_| false).unwrap();
     let at = producers.apply(&event).unwrap();
     assert_eq!(at.next_sequence, 5_001);
     for mut producers in [producers.clone(), restarted(&producers)] {
@@ -181,14 +181,14 @@ fn a_known_producer_that_says_what_it_never_sent_may_still_repeat_what_it_did() 
     let (mut producers, at) = opened();
     producers.record_run(at.index, run(1, 1, 10));
     producers.set_durable(10);
-    let event = producers.open(ID, Some(6)).unwrap();
+    let event = producers.open(ID, Some(6), |_| false).unwrap();
     let again = producers.apply(&event).unwrap();
     assert_eq!(again.next_sequence, 6);
     let answers: Vec<String> =
         [1, 3, 6, 5].iter().map(|sequence| decide(&mut producers, again, *sequence)).collect();
     assert_eq!(answers, ["confirmed 10", "new", "new", "new"]);
     for bad in [0, u64::MAX] {
-        assert_eq!(producers.open(ID, Some(bad)).unwrap_err().code, Code::BadSequence);
+        assert_eq!(producers.open(ID, Some(bad), |_| false).unwrap_err().code, Code::BadSequence);
     }
 }
 
@@ -196,7 +196,7 @@ fn a_known_producer_that_says_what_it_never_sent_may_still_repeat_what_it_did() 
 fn a_long_gap_is_judged_afresh_in_any_number_of_pieces() {
     let (mut producers, at) = opened();
     producers.record_run(at.index, run(1, 1, 1));
-    let event = producers.open(ID, Some(100_001)).unwrap();
+    let event = producers.open(ID, Some(100_001), |_| false).unwrap();
     let at = producers.apply(&event).unwrap();
     for sequence in 2..=100_000 {
         assert_eq!(decide(&mut producers, at, sequence), "new");
@@ -221,7 +221,7 @@ fn the_least_recently_used_producers_make_room() {
     for used in &all[..EVICTIONS] {
         producers.session(used.index, used.epoch).map(|_| ()).unwrap();
     }
-    let event = producers.open(ID, None).unwrap();
+    let event = producers.open(ID, None, |_| false).unwrap();
     let idle: Vec<u32> = all[EVICTIONS..].iter().map(|opened| opened.index).collect();
     assert_eq!(event.evicts, idle);
     let mut replayed = restarted(&producers);

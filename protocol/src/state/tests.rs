@@ -12,9 +12,12 @@ fn events(state: &mut NodeState) -> Vec<Vec<u8>> {
         url: PeerUrl::Attach,
         settings: PeerPatch::default(),
     };
-    let added = StateEvent::Admin(state.registry.check(&command, WallMillis(1), |_| 0).unwrap());
+    let added = StateEvent::Admin(
+        state.registry.check(&command, WallMillis(1), "an operator", |_| 0).unwrap(),
+    );
     state.apply(&added).unwrap();
-    let opened = StateEvent::Producer(state.producers.open(ProducerId(9), None).unwrap());
+    let opened =
+        StateEvent::Producer(state.producers.open(ProducerId(9), None, |_| false).unwrap());
     state.apply(&opened).unwrap();
     vec![added.encode().unwrap(), opened.encode().unwrap()]
 }

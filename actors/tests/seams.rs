@@ -1,0 +1,160 @@
+//! Router and peers as they ship, over a journal, a network and producers that do as a test says:
+//! what happens when the journal takes nothing, a mailbox is full, or two changes swap.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod rig;
+
+use restante_actors::peer::{AckedValue, Inspect, LinkUp, Reconfigure};
+use restante_protocol::admin::{PeerSettings, PeerUrl, Waiting};
+use restante_protocol::refusal::Code;
+use restante_protocol::status::Health;
+use rig::{Recorder, Rig, Sink, TAKES_A_BATCH, call, on_an_arbiter, plain};
+use std::sync::Arc;
+
+#[test]
+fn what_was_sent_after_a_lost_batch_does_not_overtake_it() {
+    on_an_arbiter(async {
+        let rig = Rig::start().await;
+        let peer = rig.add_peer("a").await;
+        let producer = Recorder::new();
+        let session = rig.open(1, &producer).await;
+        rig.journal.refuse(1);
+        rig.publish(&producer, session, peer, &[plain(1, 8)]).await;
+        rig.publish(&producer, session, peer, &[plain(2, 8)]).await;
+        let told = producer.told();
+        assert_eq!(told, ["abandon overloaded", "abandon overloaded"], "2 stays undecided with 1");
+        assert_eq!(rig.journal.messages(), 0);
+
+        let again = rig.open(1, &producer).await;
+        rig.publish(&producer, again, peer, &[plain(1, 8), plain(2, 8)]).await;
+        assert_eq!(producer.told(), ["confirm 1+2"], "another hello lifts it");
+        rig.publish(&producer, session, peer, &[plain(3, 8)]).await;
+        assert_eq!(producer.told(), ["refuse 3 producer_superseded"]);
+    });
+}
+
+#[test]
+fn the_rest_of_a_batch_whose_beginning_was_lost_is_not_taken_either() {
+    on_an_arbiter(async {
+        let rig = Rig::start().await;
+        let peer = rig.add_peer("a").await;
+        let (producer, other) = (Recorder::new(), Recorder::new());
+        let session = rig.open(1, &producer).await;
+        let others = rig.open(2, &other).await;
+        rig.journal.refuse(1);
+        // The first two fill a batch of the log, which is refused.
+        let publishes: Vec<_> =
+            (1..=3).map(|sequence| plain(sequence, TAKES_A_BATCH / 2)).collect();
+        rig.publish(&producer, session, peer, &publishes).await;
+        assert_eq!(producer.told().first().map(String::as_str), Some("abandon overloaded"));
+        assert_eq!(rig.journal.messages(), 0, "the third has not overtaken them");
+        rig.publish(&other, others, peer, &[plain(1, 8)]).await;
+        assert_eq!(other.told(), ["confirm 1+1"], "nobody else is concerned");
+    });
+}
+
+#[test]
+fn whoever_awaits_an_answer_of_a_peer_that_is_removed_hears_that_none_will_come() {
+    on_an_arbiter(async {
+        let rig = Rig::start().await;
+        let producer = Recorder::new();
+        let session = rig.open(1, &producer).await;
+        let ways = [
+            (Waiting::Park, "ended 1: parked: its receiver was removed"),
+            (Waiting::Purge, "ended 2: purged by an operator"),
+        ];
+        for ((wish, expected), sequence) in ways.into_iter().zip(1..) {
+            let peer = rig.add_peer("a").await;
+            rig.publish(&producer, session, peer, &[call(sequence)]).await;
+            assert_eq!(producer.told(), [format!("confirm {sequence}+1")]);
+            rig.remove("a", wish).await;
+            assert_eq!(producer.told(), [expected]);
+        }
+    });
+}
+
+#[test]
+fn answers_to_calls_get_through_to_a_router_whose_mailbox_is_full() {
+    on_an_arbiter(async {
+        let rig = Rig::start().await;
+        let peer = rig.add_peer("a").await;
+        let seat = rig.handles.directory.seat(peer).unwrap();
+        let link = Arc::new(Sink::default());
+        let up = LinkUp { link: Arc::clone(&link) as _, number: 7, dialled: false, grant: None };
+        let first_tag = seat.addr.send(up).await.unwrap().unwrap();
+        let producer = Recorder::new();
+        let session = rig.open(1, &producer).await;
+        let calls: Vec<_> = (1..=4).map(call).collect();
+        rig.publish(&producer, session, peer, &calls).await;
+        link.has(4).await;
+        producer.told();
+        // All in one turn: the peer is to run while the router has not.
+        for tag in first_tag..first_tag + 4 {
+            let value = bytes::Bytes::from_static(b"v");
+            seat.addr.clone().try_send(AckedValue { number: 7, tag, value }).unwrap();
+        }
+        rig.fill_router();
+        rig.settle().await;
+        assert_eq!(producer.told(), ["acked 1: v", "acked 2: v", "acked 3: v", "acked 4: v"]);
+    });
+}
+
+#[test]
+fn of_two_changes_that_swap_the_newer_one_holds() {
+    on_an_arbiter(async {
+        let rig = Rig::start().await;
+        let peer = rig.add_peer("a").await;
+        let seat = rig.handles.directory.seat(peer).unwrap();
+        for (version, paused) in [(3, true), (2, false)] {
+            let (url, settings) = (PeerUrl::Attach, PeerSettings::default());
+            seat.addr.send(Reconfigure { url, settings, paused, version }).await.unwrap();
+        }
+        let snapshot = seat.addr.send(Inspect).await.unwrap().unwrap();
+        assert_eq!(snapshot.health, Health::Paused);
+    });
+}
+
+#[test]
+fn a_greedy_caller_gives_up_its_own_oldest_call() {
+    on_an_arbiter(async {
+        let rig = Rig::start().await;
+        let peer = rig.add_peer("a").await;
+        let (greedy, modest) = (Recorder::new(), Recorder::new());
+        let modest_session = rig.open(1, &modest).await;
+        rig.publish(&modest, modest_session, peer, &[call(1)]).await;
+        let session = rig.open(2, &greedy).await;
+        let calls: Vec<_> = (1..=rig.calls_each_max + 1).map(call).collect();
+        rig.publish(&greedy, session, peer, &calls).await;
+        let told = greedy.told();
+        let ended: Vec<_> = told.iter().filter(|told| told.starts_with("ended")).collect();
+        assert_eq!(ended, ["ended 1: the connection has more calls under way than it may"]);
+        assert_eq!(modest.told(), ["confirm 1+1"]);
+    });
+}
+
+#[test]
+fn a_producer_that_has_to_be_forgotten_while_it_is_connected_is_told() {
+    on_an_arbiter(async {
+        let rig = Rig::start().await;
+        let peer = rig.add_peer("a").await;
+        let all: Vec<_> = (0..rig.producers_max).map(|_| Recorder::new()).collect();
+        let mut sessions = Vec::new();
+        for (producer, id) in all.iter().zip(1..) {
+            sessions.push(rig.open(id, producer).await);
+        }
+        // The first to come is the least recently used, and connected: one that has gone makes room.
+        all[5].leave();
+        rig.open(1_000, &Recorder::new()).await;
+        all[5].told();
+        rig.publish(&all[0], sessions[0], peer, &[plain(1, 8)]).await;
+        assert_eq!(all[0].told(), ["confirm 1+1"]);
+        // All are connected now, and the first has just been used: it is the second's turn.
+        rig.open(1_001, &Recorder::new()).await;
+        let code = Code::OutcomeEvicted;
+        assert_eq!(all[1].told(), [format!("abandon {code}")]);
+        assert!(all[2..].iter().all(|other| other.told().is_empty()), "nobody else");
+        rig.publish(&all[1], sessions[1], peer, &[plain(1, 8)]).await;
+        assert_eq!(all[1].told(), [format!("abandon {code}")], "undecided, not refused");
+        rig.open(2, &all[1]).await;
+    });
+}
