@@ -3,6 +3,9 @@
 //!
 //! What only reads is asked again after a reconnect, as long as its asker waits; what may have
 //! changed something is not, its asker learns that the answer is lost.
+//!
+//! A node takes so many requests of a connection at a time and refuses more; what is beyond that
+//! waits here for its turn.
 
 use crate::doorbell::{Doorbell, Wakes};
 use crate::error::{EndReason, RequestError, Violation, WatchError};
@@ -10,8 +13,8 @@ use bytes::BytesMut;
 use parking_lot::Mutex;
 use restante_protocol::codec::put_control;
 use restante_protocol::control::{Control, Reply, Request, WatchEvent};
-use restante_protocol::limits::CONTROL_BYTES_MAX;
-use restante_protocol::refusal::Refusal;
+use restante_protocol::limits::{CONTROL_BYTES_MAX, REQUESTS_MAX};
+use restante_protocol::refusal::{Code, Refusal};
 use slab::Slab;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -19,7 +22,7 @@ use std::task::{Context, Poll, Waker};
 use tokio::sync::oneshot;
 
 /// Most requests of one client that wait for their answers.
-pub(crate) const REQUESTS_MAX: usize = 4_096;
+pub(crate) const WAITING_MAX: usize = 4_096;
 /// Events of one watch that wait to be taken. Past that the watch is asked for anew when they are.
 const EVENTS_MAX: usize = 8_192;
 
@@ -36,6 +39,8 @@ struct State {
     open: BTreeMap<u64, Asked>,
     /// Numbers of what has not been written yet.
     unsent: VecDeque<u64>,
+    /// Written and not answered, at most [`REQUESTS_MAX`].
+    under_way: usize,
     watches: Slab<Watching>,
     ended: Option<EndReason>,
 }
@@ -65,8 +70,15 @@ enum Asker {
 /// An answer that is for the driver itself.
 #[derive(Debug)]
 pub(crate) enum Answered {
-    Attach { slots: Vec<u32>, result: Result<Reply, Refusal> },
-    Detach { slot: u32 },
+    Attach {
+        slots: Vec<u32>,
+        result: Result<Reply, Refusal>,
+    },
+    /// `refused`: the node still has the attachment.
+    Detach {
+        slot: u32,
+        refused: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -97,9 +109,9 @@ impl Desk {
         if let Some(reason) = &state.ended {
             return Err(RequestError::Ended(reason.clone()));
         }
-        if state.open.len() >= REQUESTS_MAX {
+        if state.open.len() >= WAITING_MAX {
             // Those whose asker has gone are only kept to know their answers by.
-            return Err(RequestError::TooMany { max: REQUESTS_MAX });
+            return Err(RequestError::TooMany { max: WAITING_MAX });
         }
         check_size(&request)?;
         let (answer, answered) = oneshot::channel();
@@ -187,16 +199,25 @@ impl Desk {
         }
     }
 
-    /// Appends questions that have not been written.
+    /// Appends questions that have not been written, as many as the node takes.
     pub(crate) fn transmit(&self, out: &mut BytesMut) {
         let mut state = self.state.lock();
-        while let Some(id) = state.unsent.pop_front() {
+        let state = &mut *state;
+        while state.under_way < REQUESTS_MAX
+            && let Some(id) = state.unsent.pop_front()
+        {
             let Some(asked) = state.open.get_mut(&id) else { continue };
+            if asked.is_given_up() {
+                state.open.remove(&id);
+                continue;
+            }
             asked.sent = true;
+            state.under_way += 1;
             let question = Control::Request { id, request: asked.request.clone() };
             if put_control(out, &question).is_err() {
                 // Its size was checked when it was asked.
                 state.open.remove(&id);
+                state.under_way -= 1;
             }
         }
     }
@@ -213,6 +234,7 @@ impl Desk {
             return Err(Violation::OutOfTurn("answer to what was not asked"));
         }
         let Some(asked) = state.open.remove(&id) else { return Ok(None) };
+        state.under_way -= 1;
         Ok(match asked.by {
             Asker::Caller(caller) => {
                 // A caller that has gone does not want to know.
@@ -220,7 +242,11 @@ impl Desk {
                 None
             }
             Asker::Attach => Some(Answered::Attach { slots: slots_of(&asked.request), result }),
-            Asker::Detach { slot } => Some(Answered::Detach { slot }),
+            Asker::Detach { slot } => {
+                // What is not attached has been left all the same.
+                let refused = result.is_err_and(|refusal| refusal.code != Code::NotFound);
+                Some(Answered::Detach { slot, refused })
+            }
             Asker::Nobody => None,
             Asker::Watch { key } => {
                 if let (Err(refusal), Some(watching)) = (result, state.watches.get_mut(key))
@@ -258,10 +284,11 @@ impl Desk {
         let mut state = self.state.lock();
         let state = &mut *state;
         state.unsent.clear();
+        state.under_way = 0;
         let mut lost = Vec::new();
         for (id, asked) in &mut state.open {
             let again = match &asked.by {
-                Asker::Caller(caller) if caller.is_closed() => false,
+                Asker::Caller(_) if asked.is_given_up() => false,
                 Asker::Caller(_) => only_reads(&asked.request) || !asked.sent,
                 // The intake and the watches ask anew by themselves.
                 Asker::Attach | Asker::Detach { .. } | Asker::Watch { .. } | Asker::Nobody => false,
@@ -328,6 +355,13 @@ impl State {
             return;
         }
         self.put(Request::Unwatch { watch: number }, Asker::Nobody);
+    }
+}
+
+impl Asked {
+    /// Whether nobody waits for the answer any more.
+    fn is_given_up(&self) -> bool {
+        matches!(&self.by, Asker::Caller(caller) if caller.is_closed())
     }
 }
 

@@ -314,7 +314,10 @@ impl<'a> ClientSide<'a> {
     fn handle_answered(&mut self, answered: Answered, now: Instant) {
         let mut intake = self.core.intake.lock();
         match answered {
-            Answered::Detach { slot } => intake.handle_left(slot),
+            Answered::Detach { slot, refused: false } => intake.handle_left(slot),
+            Answered::Detach { slot, refused: true } => {
+                intake.handle_not_left(slot, now, rand::random());
+            }
             Answered::Attach { slots, result } => {
                 let (results, refusal) = match result {
                     Ok(Reply::Attached(results)) => {

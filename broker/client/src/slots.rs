@@ -13,6 +13,7 @@
 //! largest window a node may be told to use; a node that sends more breaks the protocol.
 
 mod counts;
+mod types;
 
 use crate::acks::Acks;
 use crate::doorbell::Doorbell;
@@ -26,7 +27,6 @@ use counts::{Generations, Granted};
 use restante_protocol::codec::{put_ack, put_grant};
 use restante_protocol::control::{AttachAs, AttachResult};
 use restante_protocol::frame::{Deliver, Grant};
-use restante_protocol::id::MessageId;
 use restante_protocol::limits::SLOTS_MAX;
 use restante_protocol::refusal::{Code, Refusal};
 use slab::Slab;
@@ -34,6 +34,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
+use types::Phase;
+pub(crate) use types::{Ask, Item, Taken};
 
 /// Most deliveries of one attachment that wait to be taken: the largest window a peer can have.
 const QUEUE_MESSAGES_MAX: usize = 65_536;
@@ -86,51 +88,6 @@ struct Slot {
     refusals: u32,
     attached_before: bool,
     told_end: bool,
-}
-
-#[derive(Debug)]
-enum Phase {
-    Wanted {
-        not_before: Option<Instant>,
-    },
-    Asked {
-        dropped: bool,
-    },
-    Attached,
-    /// The first attach was refused; its caller takes the slot away.
-    Refused(Refusal),
-    /// Dropped by its owner; `asked`: the node has been told.
-    Leaving {
-        asked: bool,
-    },
-}
-
-/// A delivery that waits to be taken.
-#[derive(Debug)]
-pub(crate) struct Item {
-    pub(crate) generation: u32,
-    pub(crate) tag: u64,
-    pub(crate) id: MessageId,
-    pub(crate) epoch: u32,
-    pub(crate) attempt: u16,
-    pub(crate) redelivered: bool,
-    pub(crate) body: Bytes,
-}
-
-/// What the driver asks the node for on behalf of the attachments.
-#[derive(Debug, PartialEq)]
-pub(crate) enum Ask {
-    Attach(Vec<AttachAs>),
-    Detach { slot: u32 },
-}
-
-/// What a reader finds.
-#[derive(Debug)]
-pub(crate) enum Taken {
-    Items,
-    Nothing,
-    Trouble(ReceiveError),
-    Over,
 }
 
 impl Slots {
@@ -203,7 +160,7 @@ impl Slots {
         match &mut entry.phase {
             Phase::Asked { dropped } if !ended => *dropped = true,
             Phase::Attached if !ended => {
-                entry.phase = Phase::Leaving { asked: false };
+                entry.phase = Phase::Leaving { asked: false, not_before: None };
                 self.asking = true;
             }
             Phase::Leaving { .. } => {}
@@ -373,7 +330,10 @@ impl Slots {
                         asks.push(Ask::Attach(std::mem::take(&mut attach)));
                     }
                 }
-                Phase::Leaving { asked: asked @ false } => {
+                Phase::Leaving { asked: false, not_before: Some(at) } if *at > now => {
+                    self.retry_at = Some(earlier(self.retry_at, *at));
+                }
+                Phase::Leaving { asked: asked @ false, .. } => {
                     *asked = true;
                     asks.push(Ask::Detach { slot });
                 }
@@ -397,7 +357,7 @@ impl Slots {
         let Phase::Asked { dropped } = entry.phase else { return };
         match result.refusal {
             None if dropped => {
-                entry.phase = Phase::Leaving { asked: false };
+                entry.phase = Phase::Leaving { asked: false, not_before: None };
                 self.asking = true;
             }
             None => {
@@ -480,6 +440,18 @@ impl Slots {
         let leaving = |slot: &Slot| matches!(slot.phase, Phase::Leaving { .. });
         if self.slots.get(slot as usize).is_some_and(leaving) {
             self.slots.remove(slot as usize);
+        }
+    }
+
+    /// The node has refused a detach: it still has the attachment, so the slot is not free, and is
+    /// asked about again.
+    pub(crate) fn handle_not_left(&mut self, slot: u32, now: Instant, draw: f64) {
+        let Some(entry) = self.slots.get_mut(slot as usize) else { return };
+        if let Phase::Leaving { .. } = entry.phase {
+            let at = now + self.retry.wait(entry.refusals, draw);
+            entry.refusals = entry.refusals.saturating_add(1);
+            entry.phase = Phase::Leaving { asked: false, not_before: Some(at) };
+            self.retry_at = Some(earlier(self.retry_at, at));
         }
     }
 

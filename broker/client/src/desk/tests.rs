@@ -103,7 +103,7 @@ fn after_a_reconnect_readers_are_asked_again_and_changes_are_not() {
 #[test]
 fn the_bound_has_its_error() {
     let desk = desk();
-    let answers: Vec<_> = (0..REQUESTS_MAX).map(|_| desk.ask(Request::Node).unwrap()).collect();
+    let answers: Vec<_> = (0..WAITING_MAX).map(|_| desk.ask(Request::Node).unwrap()).collect();
     assert!(matches!(desk.ask(Request::Node), Err(RequestError::TooMany { .. })));
     let long = "x".repeat(CONTROL_BYTES_MAX);
     drop(answers);
@@ -195,4 +195,45 @@ fn the_end_reaches_everybody_once() {
     assert!(matches!(event(&desk, key), Poll::Ready(Some(Err(WatchError::Ended(_))))));
     assert!(matches!(event(&desk, key), Poll::Ready(None)));
     assert!(matches!(desk.ask(Request::Node), Err(RequestError::Ended(_))));
+}
+
+#[test]
+fn no_more_is_under_way_than_a_node_takes_and_the_rest_follows() {
+    let desk = desk();
+    let mut answers: Vec<_> =
+        (0..2 * REQUESTS_MAX).map(|_| desk.ask(Request::Node).unwrap()).collect();
+    desk.ask_attach(Request::Detach { slot: 1 });
+    let first = asked(&desk);
+    assert_eq!(first.len(), REQUESTS_MAX);
+    assert_eq!(asked(&desk), [], "the node has its hands full");
+    answer(&desk, first[7].0, Ok(Reply::Done));
+    answer(&desk, first[3].0, Err(Refusal::new(Code::Internal, "")));
+    assert_eq!(asked(&desk).len(), 2, "each answer makes room, whatever it is");
+    // Those whose asker has gone are not asked any more.
+    answers.drain(REQUESTS_MAX + 2..);
+    first.iter().filter(|(id, _)| ![3, 7].contains(id)).for_each(|(id, _)| {
+        answer(&desk, *id, Ok(Reply::Done));
+    });
+    let last: Vec<_> = asked(&desk).into_iter().map(|(_, request)| request).collect();
+    assert_eq!(last, [Request::Detach { slot: 1 }]);
+    desk.handle_disconnect();
+    assert_eq!(asked(&desk).len(), 2, "what was under way is so no more");
+}
+
+#[test]
+fn a_refused_detach_is_told_apart_from_one_of_what_is_not_attached() {
+    let desk = desk();
+    for (result, still_there) in [
+        (Ok(Reply::Done), false),
+        (Err(Refusal::new(Code::NotFound, "")), false),
+        (Err(Refusal::new(Code::Overloaded, "")), true),
+        (Err(Refusal::new(Code::OutOfTurn, "")), true),
+    ] {
+        desk.ask_attach(Request::Detach { slot: 9 });
+        let id = asked(&desk)[0].0;
+        let Some(Answered::Detach { slot: 9, refused }) = answer(&desk, id, result) else {
+            panic!("it is the driver's")
+        };
+        assert_eq!(refused, still_there);
+    }
 }

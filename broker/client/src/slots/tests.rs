@@ -4,7 +4,7 @@ use super::*;
 use crate::intake::Intake;
 use restante_protocol::codec::{Limits, Next, next_frame, put_deliver};
 use restante_protocol::frame::Frame;
-use restante_protocol::id::NodeTag;
+use restante_protocol::id::{MessageId, NodeTag};
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
@@ -325,6 +325,22 @@ fn leaving_while_the_attach_is_under_way_detaches_once_it_is_answered() {
     b.decline(other.slot, Code::NotFound);
     assert_eq!(b.asks(), NOTHING);
     assert_eq!(b.take(other.slot, 0).unwrap_err(), "over");
+}
+
+#[test]
+fn a_refused_detach_is_asked_again_and_the_slot_stays_taken_until_then() {
+    let mut b = Bench::new();
+    b.attached("a", None);
+    b.slots.leave(0);
+    assert_eq!(b.asks(), ["detach 0"]);
+    b.slots.handle_not_left(0, b.now, 0.5);
+    assert_eq!(b.asks(), NOTHING, "not at once");
+    b.deliver(0, 1).unwrap();
+    assert_eq!(b.open("b", None).slot, 1);
+    b.now = b.slots.next_deadline().unwrap();
+    assert_eq!(b.asks(), ["detach 0", "attach b@1"]);
+    b.slots.handle_left(0);
+    assert_eq!(b.open("c", None).slot, 0);
 }
 
 #[test]
