@@ -7,7 +7,7 @@
 use crate::Figures;
 use crate::clock;
 use crate::directory::Directory;
-use crate::events::{self, Limiter, Suppressed};
+use crate::events::{self, Limiter, SWEEP_EVERY, Suppressed};
 use crate::journal::Journal;
 use crate::peer::PeerConfig;
 use crate::supervise::{self, Crash, Turn};
@@ -25,8 +25,6 @@ use std::time::Duration;
 const MAILBOX_CAPACITY: usize = 65_536;
 /// How often the summary is written.
 const SUMMARY_EVERY: Duration = Duration::from_secs(60);
-/// How often suppressed lines are looked after.
-const SWEEP_EVERY: Duration = Duration::from_secs(10);
 /// Peers named in a summary.
 const WORST_MAX: usize = 20;
 
@@ -72,7 +70,7 @@ pub struct Health {
     partition: u16,
     figures: Arc<Figures>,
     journal: Arc<dyn Journal>,
-    limiter: Limiter,
+    limiter: Limiter<PeerId>,
 }
 
 impl Health {
@@ -97,7 +95,7 @@ impl Health {
     }
 
     fn admit(&mut self, id: PeerId, event: &'static str) -> Option<Suppressed> {
-        self.limiter.admit(u64::from(id.0), event, clock::now())
+        self.limiter.admit(id, event, clock::now())
     }
 
     fn core_report(&mut self, id: PeerId, peer: &str, report: Report) {
@@ -250,12 +248,16 @@ impl Supervised for Health {
 }
 
 impl Health {
+    fn tell_unsaid(&mut self, now: Time) {
+        for (of, id, lines) in self.limiter.take_expired(now) {
+            let seat = id.and_then(|id| self.directory.seat(id));
+            events::lines_suppressed(of, seat.as_ref().map(|seat| seat.name.as_str()), None, lines);
+        }
+    }
+
     fn arm(&self, ctx: &mut Context<Self>) {
         ctx.run_interval(SUMMARY_EVERY, |health, _| health.summarise());
-        ctx.run_interval(SWEEP_EVERY, |health, _| {
-            // What nothing followed has said all it will; the counts live on in the summary.
-            let _unsaid = health.limiter.take_expired(clock::now());
-        });
+        ctx.run_interval(SWEEP_EVERY, |health, _| health.tell_unsaid(clock::now()));
     }
 }
 

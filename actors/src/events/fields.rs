@@ -3,7 +3,7 @@
 use restante_protocol::id::{MessageId, PeerId, ProducerId};
 use restante_protocol::refusal::Code;
 use restante_protocol::time::WallMillis;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use tracing::field::{DisplayValue, display};
 
 /// A value that can stand in a log line. Only texts can hold anything from outside, and texts are
@@ -36,6 +36,7 @@ fields! {
     PeerId => u64, value: u64::from(value.0);
     MessageId => DisplayValue<MessageId>, value: display(value);
     ProducerId => DisplayValue<ProducerId>, value: display(value);
+    IpAddr => DisplayValue<IpAddr>, value: display(value);
     SocketAddr => DisplayValue<SocketAddr>, value: display(value);
     WallMillis => DisplayValue<WallMillis>, value: display(value);
 }
@@ -58,6 +59,10 @@ impl<T: Field> Field for Option<T> {
 pub(super) static MEANINGS: &[(&str, &str)] = &[
     ("acked", "deliveries acked since the node started"),
     ("actor", "which kind of actor"),
+    (
+        "address",
+        "address of the other side without its port; an IPv6 network of one owner as a whole",
+    ),
     ("agent", "what the other side says it is"),
     ("arbiter", "which event loop"),
     ("at_least", "whether there may be more than were counted"),
@@ -95,6 +100,7 @@ pub(super) static MEANINGS: &[(&str, &str)] = &[
     ("more", "peers that are not well and are not listed"),
     ("next", "the number after the last record"),
     ("next_attempt", "when the next attempt is due"),
+    ("of", "name of an event"),
     ("oldest", "when the oldest waiting message was accepted"),
     ("parked", "messages set aside for an operator"),
     ("paused", "peers an operator holds"),

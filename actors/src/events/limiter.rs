@@ -2,12 +2,13 @@
 //!
 //! Each (subject, event) may write a burst of lines per period. What it would have written beyond
 //! that is counted, and the count goes into the first line of a later period, or is collected by
-//! [`Limiter::take_expired`] if no such line comes. Memory is bounded: past the capacity, new
-//! subjects of an event share one budget.
+//! [`Limiter::take_expired`] if no such line comes. Memory is bounded: while as many subjects as there
+//! are places have been heard of within a period, new ones share one budget for each event.
 
 use super::Field;
 use restante_protocol::time::Time;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 use std::time::Duration;
 
 /// How many lines of the same kind were not written before this one; left out of the line when 0.
@@ -21,10 +22,11 @@ impl Field for Suppressed {
     }
 }
 
-/// See the module.
+/// See the module. `S` is whatever a budget is for: a peer, say, or an address.
 #[derive(Debug)]
-pub struct Limiter {
-    budgets: HashMap<(u64, &'static str), Budget>,
+pub struct Limiter<S> {
+    /// `None` stands for every subject that came when all places were taken.
+    budgets: HashMap<(Option<S>, &'static str), Budget>,
     burst: u32,
     period: Duration,
     capacity: usize,
@@ -37,27 +39,31 @@ struct Budget {
     suppressed: u64,
 }
 
-/// Stands for every subject that came when all places were taken. Peer ids and connection numbers
-/// never reach it.
-const OTHERS: u64 = u64::MAX;
+/// Subjects that are named one by one when what they did not get to write is told.
+const NAMED_MAX: usize = 20;
+/// How often [`Limiter::take_expired`] should be called.
+pub const SWEEP_EVERY: Duration = Duration::from_secs(10);
 
-impl Default for Limiter {
+/// Lines that were not written: of what, about whom (`None`: about many), and how many.
+pub type Unsaid<S> = (&'static str, Option<S>, u64);
+
+impl<S: Copy + Eq + Hash + Ord> Default for Limiter<S> {
     /// 5 lines of a kind in 10 seconds, for at most 8,192 kinds.
-    fn default() -> Limiter {
-        Limiter::new(5, Duration::from_secs(10), 8_192)
+    fn default() -> Limiter<S> {
+        Limiter::new(5, SWEEP_EVERY, 8_192)
     }
 }
 
-impl Limiter {
+impl<S: Copy + Eq + Hash + Ord> Limiter<S> {
     /// Allows `burst` lines of a kind per `period` and remembers at most `capacity` kinds.
     #[must_use]
-    pub fn new(burst: u32, period: Duration, capacity: usize) -> Limiter {
+    pub fn new(burst: u32, period: Duration, capacity: usize) -> Limiter<S> {
         Limiter { budgets: HashMap::new(), burst, period, capacity }
     }
 
-    /// Whether `event` about `subject` (a peer's id or a connection's number) may be written now,
-    /// and if so what it has to say about those before it that were not.
-    pub fn admit(&mut self, subject: u64, event: &'static str, now: Time) -> Option<Suppressed> {
+    /// Whether `event` about `subject` may be written now, and if so what it has to say about those
+    /// before it that were not.
+    pub fn admit(&mut self, subject: S, event: &'static str, now: Time) -> Option<Suppressed> {
         let subject = self.place(subject, event);
         let fresh = || Budget { period_began: now, written: 0, suppressed: 0 };
         let budget = self.budgets.entry((subject, event)).or_insert_with(fresh);
@@ -73,27 +79,34 @@ impl Limiter {
         Some(Suppressed(std::mem::take(&mut budget.suppressed)))
     }
 
-    /// Forgets what has been quiet for a period and returns what it still had to say: subject,
-    /// event, and how many lines of it were not written. Call it about once a period.
-    pub fn take_expired(&mut self, now: Time) -> Vec<(u64, &'static str, Suppressed)> {
+    /// Forgets whose period is over and returns what they still had to say, as few lines: the loudest
+    /// subjects by themselves, the others together.
+    pub fn take_expired(&mut self, now: Time) -> Vec<Unsaid<S>> {
         let mut unsaid = Vec::new();
         self.budgets.retain(|(subject, event), budget| {
             let live = now.since(budget.period_began) < self.period;
             if !live && budget.suppressed > 0 {
-                unsaid.push((*subject, *event, Suppressed(budget.suppressed)));
+                unsaid.push((*event, *subject, budget.suppressed));
             }
             live
         });
-        unsaid.sort_unstable_by_key(|(subject, event, _)| (*subject, *event));
+        unsaid.sort_unstable_by_key(|(event, subject, lines)| {
+            (subject.is_none(), std::cmp::Reverse(*lines), *event, *subject)
+        });
+        let mut others: BTreeMap<&'static str, u64> = BTreeMap::new();
+        let named = unsaid.iter().take(NAMED_MAX).take_while(|(_, subject, _)| subject.is_some());
+        let named = named.count();
+        for (event, _, lines) in unsaid.drain(named..) {
+            *others.entry(event).or_default() += lines;
+        }
+        unsaid.extend(others.into_iter().map(|(event, lines)| (event, None, lines)));
         unsaid
     }
 
     /// The subject itself while there is room for it.
-    fn place(&self, subject: u64, event: &'static str) -> u64 {
-        if self.budgets.len() < self.capacity || self.budgets.contains_key(&(subject, event)) {
-            return subject;
-        }
-        OTHERS
+    fn place(&self, subject: S, event: &'static str) -> Option<S> {
+        let has_place = self.budgets.len() < self.capacity;
+        (has_place || self.budgets.contains_key(&(Some(subject), event))).then_some(subject)
     }
 }
 
@@ -105,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_burst_is_written_and_the_rest_is_counted_into_the_next_period() {
-        let mut limiter = Limiter::new(2, PERIOD, 8);
+        let mut limiter = Limiter::<u64>::new(2, PERIOD, 8);
         let start = Time::from_millis(1_000);
         let told: Vec<_> = (0..5).map(|_| limiter.admit(7, "peer_down", start)).collect();
         assert_eq!(told, [Some(Suppressed(0)), Some(Suppressed(0)), None, None, None]);
@@ -130,7 +143,7 @@ mod tests {
         }
         assert_eq!(limiter.take_expired(Time::ZERO), []);
         let later = Time::ZERO + PERIOD;
-        assert_eq!(limiter.take_expired(later), [(1, "odd_ack", Suppressed(3))]);
+        assert_eq!(limiter.take_expired(later), [("odd_ack", Some(1), 3)]);
         assert_eq!(limiter.take_expired(later), []);
     }
 
@@ -138,11 +151,25 @@ mod tests {
     fn memory_is_bounded_and_strangers_share_one_budget() {
         let mut limiter = Limiter::new(1, PERIOD, 2);
         let written =
-            (0..1_000).filter(|peer| limiter.admit(*peer, "bad_frame", Time::ZERO).is_some());
+            (0..1_000_u64).filter(|peer| limiter.admit(*peer, "bad_frame", Time::ZERO).is_some());
         assert_eq!(written.count(), 3);
         assert_eq!(limiter.budgets.len(), 3);
         let unsaid = limiter.take_expired(Time::ZERO + PERIOD);
-        assert_eq!(unsaid, [(OTHERS, "bad_frame", Suppressed(997))]);
+        assert_eq!(unsaid, [("bad_frame", None, 997)]);
         assert!(limiter.admit(999, "bad_frame", Time::ZERO + PERIOD).is_some());
+    }
+
+    #[test]
+    fn a_thousand_loud_subjects_are_told_in_few_lines() {
+        let mut limiter = Limiter::new(1, PERIOD, 2_000);
+        for subject in 1..=1_000_u64 {
+            for _ in 0..=subject {
+                limiter.admit(subject, "bad_frame", Time::ZERO);
+            }
+        }
+        let unsaid = limiter.take_expired(Time::ZERO + PERIOD);
+        assert_eq!(unsaid.len(), NAMED_MAX + 1);
+        assert_eq!(unsaid[0], ("bad_frame", Some(1_000), 1_000), "the loudest first");
+        assert_eq!(unsaid.last(), Some(&("bad_frame", None, 980 * 981 / 2)));
     }
 }

@@ -16,12 +16,12 @@ mod limiter;
 
 pub use catalogue::catalogue;
 pub use fields::Field;
-pub use limiter::{Limiter, Suppressed};
+pub use limiter::{Limiter, SWEEP_EVERY, Suppressed, Unsaid};
 
 use restante_protocol::id::{MessageId, PeerId, ProducerId};
 use restante_protocol::refusal::Code;
 use restante_protocol::time::WallMillis;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// What is known about one event.
 pub struct Event {
@@ -107,6 +107,10 @@ events! {
     "The log could not be written as fast as it came, and these lines are missing before this one."
         => "Find out what reads the node's standard error so slowly, or lower the log level."
     WARN log_lines_lost(lines: u64);
+
+    "Lines named `of` about this peer or address (about several, without either) were not written, as there were too many, and none has come since that could have said so."
+        => "As for the lines themselves."
+    INFO lines_suppressed(of: &str, peer: Option<&str>, address: Option<IpAddr>, lines: u64);
 
     "An arbiter has not answered for this long; whatever runs on it stands still."
         => "Report it with the lines before it; if it lasts, restart the node."

@@ -46,7 +46,7 @@ impl Router {
             Some(Found::Present(record)) => record.id,
             Some(Found::Removed(_)) | None => PeerId::NONE,
         };
-        let admitted = self.limiter.admit(u64::from(subject.0), "admin_refused", clock::now());
+        let admitted = self.limiter.admit(subject, "admin_refused", clock::now());
         if let Some(suppressed) = admitted {
             let (verb, by) = (verb(&ask.command), &ask.by);
             events::admin_refused(verb, Some(peer), why.code, &why.detail, by, suppressed);

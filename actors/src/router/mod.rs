@@ -27,7 +27,7 @@ mod slots;
 
 pub use messages::*;
 
-use crate::events::Limiter;
+use crate::events::{self, Limiter, SWEEP_EVERY};
 use crate::journal::{Caps, Completion};
 use crate::link::SharedProducer;
 use crate::peer::{PeerConfig, Shared};
@@ -90,7 +90,7 @@ pub struct Router {
     /// How far removed peers have been looked at, to be forgotten.
     looked_at: PeerId,
     /// For lines that operators' tools can cause at will.
-    limiter: Limiter,
+    limiter: Limiter<PeerId>,
     flushes: HashMap<u64, Vec<oneshot::Sender<Result<(), Refusal>>>>,
     next_flush: u64,
     owed: Vec<PeerId>,
@@ -181,6 +181,15 @@ impl Router {
         self.slots.insert(record.id, Slot::new(&seat, quota));
     }
 
+    /// Says of what there were too many lines, where no later line has said it.
+    fn tell_unsaid(&mut self, now: Time) {
+        for (of, id, lines) in self.limiter.take_expired(now) {
+            let peer = id.and_then(|id| self.state.registry.get(id));
+            let peer = peer.map(|record| record.name.as_str());
+            events::lines_suppressed(of, peer, None, lines);
+        }
+    }
+
     /// Whoever waits for the router to be idle is told once it is.
     fn answer_drain(&mut self) {
         if self.draining && self.pending.is_empty() && self.building.is_empty() {
@@ -214,6 +223,7 @@ impl Actor for Router {
         for id in unfinished {
             self.dispose(id, "restart".to_owned(), ctx);
         }
+        ctx.run_interval(SWEEP_EVERY, |router, _| router.tell_unsaid(clock::now()));
     }
 }
 

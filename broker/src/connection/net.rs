@@ -3,12 +3,12 @@
 use super::outbox::Outbox;
 use super::reader::Scratch;
 use crate::config::Config;
-use restante_actors::events::{Limiter, Suppressed};
+use restante_actors::events::{self, Limiter, Suppressed};
 use restante_actors::{Handles, clock};
 use restante_protocol::control::Credit;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -54,7 +54,7 @@ pub(crate) struct Net {
     pub(crate) handles: Handles,
     pub(crate) settings: Settings,
     pub(super) scratch: Scratch,
-    limiter: RefCell<Limiter>,
+    limiter: RefCell<Limiter<IpAddr>>,
     connections: RefCell<HashMap<u64, Arc<Outbox>>>,
     doors_closed: watch::Receiver<bool>,
     next_connection: Cell<u64>,
@@ -106,14 +106,27 @@ impl Net {
         event: &'static str,
         write: impl FnOnce(Suppressed),
     ) {
-        let subject = match remote.ip() {
-            IpAddr::V4(ip) => u64::from(ip.to_bits()),
-            // A network of one owner.
-            IpAddr::V6(ip) => (ip.to_bits() >> 64) as u64,
-        };
+        let subject = owner(remote.ip());
         if let Some(suppressed) = self.limiter.borrow_mut().admit(subject, event, clock::now()) {
             write(suppressed);
         }
+    }
+
+    /// Says of what there were too many lines, where no later line has said it. To be called every
+    /// [`events::SWEEP_EVERY`].
+    pub(crate) fn tell_unsaid(&self) {
+        let unsaid = self.limiter.borrow_mut().take_expired(clock::now());
+        for (of, address, lines) in unsaid {
+            events::lines_suppressed(of, None, address, lines);
+        }
+    }
+}
+
+/// Whose lines share a budget: of IPv6 a network of one owner.
+fn owner(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => ip,
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << 64)).into(),
     }
 }
 

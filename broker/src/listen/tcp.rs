@@ -4,6 +4,7 @@
 //! behind. Past the bound a caller is told so and sent away; at a further bound, without a word.
 
 use crate::connection::{self, Net};
+use restante_actors::events::SWEEP_EVERY;
 use restante_protocol::refusal::{Code, Refusal};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
@@ -12,7 +13,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{interval, sleep};
 
 /// Callers that are being told that there is no room for them.
 const REFUSALS_MAX: usize = 256;
@@ -55,8 +56,10 @@ pub(crate) async fn turn_away(listener: &TcpListener, why: &Refusal) {
 pub(crate) async fn run(listener: TcpListener, net: Rc<Net>) {
     let mut connections = JoinSet::new();
     let mut refusals = JoinSet::new();
+    let mut sweeps = interval(SWEEP_EVERY);
     loop {
         tokio::select! {
+            _ = sweeps.tick() => net.tell_unsaid(),
             accepted = listener.accept() => match accepted {
                 Ok((stream, remote)) => {
                     let under = connections.len() < net.settings.connections_max;
