@@ -259,7 +259,17 @@ impl Sources {
             Some(Ended::Settled { outcome, at_ms, attempts, value, .. }) => {
                 let at = WallMillis(at_ms);
                 let to = labels.next().unwrap_or_default();
-                (settled(outcome, at, value.map(|value| value.to_vec()), to), u32::from(attempts))
+                let state = match outcome {
+                    Outcome::Acked => {
+                        MessageState::Acked { at, value: value.map(|value| value.to_vec()) }
+                    }
+                    Outcome::Purged => {
+                        MessageState::Purged { at, by: self.removed_by(&receiver).await? }
+                    }
+                    Outcome::Expired => MessageState::Expired { at },
+                    Outcome::Moved => MessageState::Moved { at, to },
+                };
+                (state, u32::from(attempts))
             }
             Some(Ended::Parked(park)) => {
                 let (at, attempts) = (WallMillis(park.at_ms), u32::from(park.attempts));
@@ -277,6 +287,12 @@ impl Sources {
     async fn parked_at(&self, label: &str) -> Result<Option<WallMillis>, Refusal> {
         let record = self.router.send(FindPeer(label.to_owned())).await.map_err(unanswered)?;
         Ok(record.and_then(|record| record.parked_at))
+    }
+
+    /// Who removed this receiver (`name#id`), if that is still known.
+    async fn removed_by(&self, label: &str) -> Result<Option<String>, Refusal> {
+        let record = self.router.send(FindPeer(label.to_owned())).await.map_err(unanswered)?;
+        Ok(record.and_then(|record| record.removed_by))
     }
 
     /// Where an open message is, as its peer knows it; queued if the peer only has it in the journal.
@@ -297,22 +313,6 @@ impl Sources {
     }
 }
 
-/// A peer's status from its record, its seat and its last snapshot.
-pub(crate) fn peer_status(
-    record: &PeerRecordView,
-    seat: Option<&Seat>,
-    snapshot: Option<Snapshot>,
-    journal: &dyn Journal,
-) -> PeerStatus {
-    let backlog = seat.is_none().then(|| journal.backlog(record.id));
-    let left = backlog.map_or(0, |backlog| backlog.messages);
-    let bytes = backlog.map_or(0, |backlog| backlog.bytes);
-    // What waited for a peer whose removal parked it does not wait any more.
-    let is_parked = record.parked_at.is_some();
-    let (waiting, waiting_bytes, left) = if is_parked { (0, 0, left) } else { (left, bytes, 0) };
-    let parked = seat.map_or_else(
-        || left + backlog.map_or(0, |backlog| backlog.parked),
-        |seat| seat.marks.parked.load(Relaxed),
 /// What a peer's actor answers. One that is held back after crashes, or is too busy, is not waited
 /// for: its marks speak for it.
 async fn ask_peer<M>(seat: &Seat, question: M) -> Option<M::Result>
@@ -329,6 +329,22 @@ where
     answer.ok()?.ok()
 }
 
+/// A peer's status from its record, its seat and its last snapshot.
+pub(crate) fn peer_status(
+    record: &PeerRecordView,
+    seat: Option<&Seat>,
+    snapshot: Option<Snapshot>,
+    journal: &dyn Journal,
+) -> PeerStatus {
+    let backlog = seat.is_none().then(|| journal.backlog(record.id));
+    let left = backlog.map_or(0, |backlog| backlog.messages);
+    let bytes = backlog.map_or(0, |backlog| backlog.bytes);
+    // What waited for a peer whose removal parked it does not wait any more.
+    let is_parked = record.parked_at.is_some();
+    let (waiting, waiting_bytes, left) = if is_parked { (0, 0, left) } else { (left, bytes, 0) };
+    let parked = seat.map_or_else(
+        || left + backlog.map_or(0, |backlog| backlog.parked),
+        |seat| seat.marks.parked.load(Relaxed),
     );
     let mut status = PeerStatus {
         id: record.id,
@@ -357,15 +373,6 @@ where
         status.oldest = snapshot.oldest_ms.map(WallMillis);
     }
     status
-}
-
-fn settled(outcome: Outcome, at: WallMillis, value: Option<Vec<u8>>, to: String) -> MessageState {
-    match outcome {
-        Outcome::Acked => MessageState::Acked { at, value },
-        Outcome::Purged => MessageState::Purged { at },
-        Outcome::Expired => MessageState::Expired { at },
-        Outcome::Moved => MessageState::Moved { at, to },
-    }
 }
 
 /// The number of the copy a handed-over message went on under.

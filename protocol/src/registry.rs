@@ -64,6 +64,8 @@ pub struct Removed {
     pub disposition: Disposition,
     /// When it was removed, which is when what stays stored was parked.
     pub at: WallMillis,
+    /// Who removed it: agent and address.
+    pub by: String,
 }
 
 impl Removed {
@@ -143,6 +145,8 @@ pub enum AdminEvent {
         disposition: Disposition,
         /// When.
         at: WallMillis,
+        /// Who asked for it: agent and address.
+        by: String,
     },
     /// What was to become of a removed peer's messages has.
     DispositionDone {
@@ -212,8 +216,8 @@ impl Registry {
         Ok(())
     }
 
-    /// Judges a command that is given `now`. `waiting` tells how many messages wait for a peer, those accepted and not
-    /// yet durable included; it is asked for removals only.
+    /// Judges a command that is given `now`, by `by`. `waiting` tells how many messages wait for a peer,
+    /// those accepted and not yet durable included; it is asked for removals only.
     ///
     /// Adding a peer on attach is an ordinary [`AdminCommand::PeerAdd`].
     ///
@@ -223,6 +227,7 @@ impl Registry {
         &self,
         command: &AdminCommand,
         now: WallMillis,
+        by: &str,
         waiting: impl Fn(PeerId) -> u64,
     ) -> Result<AdminEvent, Refusal> {
         match command {
@@ -248,7 +253,9 @@ impl Registry {
             }
             AdminCommand::PeerRemove { name, if_version, waiting: wish } => {
                 let peer = self.expect(name, *if_version)?;
-                self.check_remove(peer, wish.as_ref(), waiting(peer.id), now)
+                let disposition = self.check_remove(peer, wish.as_ref(), waiting(peer.id))?;
+                let (id, version, by) = (peer.id, peer.version + 1, by.to_owned());
+                Ok(AdminEvent::PeerRemoved { id, version, disposition, at: now, by })
             }
         }
     }
@@ -282,8 +289,7 @@ impl Registry {
         peer: &Peer,
         wish: Option<&Waiting>,
         waiting: u64,
-        at: WallMillis,
-    ) -> Result<AdminEvent, Refusal> {
+    ) -> Result<Disposition, Refusal> {
         if self.is_memory_full() {
             let detail = format!(
                 "messages are parked for {} removed peers, which is the limit; say --purge or --hand-to",
@@ -291,7 +297,7 @@ impl Registry {
             );
             return Err(Refusal::new(Code::LimitReached, detail));
         }
-        let disposition = match wish {
+        Ok(match wish {
             None if waiting > 0 => {
                 let detail = format!("{waiting} messages wait for peer '{}'", peer.name);
                 return Err(Refusal::new(Code::MessagesWaiting, detail));
@@ -306,8 +312,7 @@ impl Registry {
                 }
                 Disposition::HandTo { to, done: waiting == 0 }
             }
-        };
-        Ok(AdminEvent::PeerRemoved { id: peer.id, version: peer.version + 1, disposition, at })
+        })
     }
 
     fn expect(&self, name: &Name, if_version: Option<u64>) -> Result<&Peer, Refusal> {
@@ -351,11 +356,12 @@ impl Registry {
                 peer.clone_from(changed);
                 (changed.id, changed.version)
             }
-            AdminEvent::PeerRemoved { id, version, disposition, at } => {
+            AdminEvent::PeerRemoved { id, version, disposition, at, by } => {
                 let mut peer = state.peers.remove(id).ok_or_else(|| out_of_order(*id))?;
                 self.by_name.remove(&peer.name);
                 peer.version = *version;
-                state.removed.insert(*id, Removed { peer, disposition: *disposition, at: *at });
+                let (disposition, at, by) = (*disposition, *at, by.clone());
+                state.removed.insert(*id, Removed { peer, disposition, at, by });
                 (*id, *version)
             }
             AdminEvent::DispositionDone { id } => {

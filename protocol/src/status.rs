@@ -164,7 +164,7 @@ pub struct ReceiverStatus {
 
 /// Where a message is on its way to one receiver.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "state")]
+#[serde(rename_all = "snake_case")]
 pub enum MessageState {
     /// Accepted, waiting to be sent.
     Queued,
@@ -204,6 +204,9 @@ pub enum MessageState {
     Purged {
         /// When.
         at: WallMillis,
+        /// Who removed its receiver, as the log names them; absent once that is forgotten.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
     },
     /// Handed to another peer.
     Moved {

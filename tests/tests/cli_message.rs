@@ -94,4 +94,6 @@ async fn what_was_purged_unsent_was_never_attempted() {
     })
     .await;
     assert_eq!(life["attempts"], 0, "{life}");
+    let by = life["by"].as_str().expect("who did it");
+    assert!(by.starts_with("restante-cli/") && by.contains("127.0.0.1:"), "{life}");
 }

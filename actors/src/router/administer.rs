@@ -64,7 +64,7 @@ impl Router {
             self.make_room_for_another();
         }
         let (registry, now) = (&self.state.registry, WallMillis(clock::wall_ms()));
-        let event = registry.check(command, now, |id| self.stored_for(id))?;
+        let event = registry.check(command, now, by, |id| self.stored_for(id))?;
         let (id, version) = subject(&event);
         let before = self.state.registry.get(id).cloned();
         if let (AdminEvent::PeerChanged(now), Some(before)) = (&event, &before)
@@ -206,6 +206,7 @@ impl PeerRecordView {
             paused: record.paused,
             removed: false,
             parked_at: None,
+            removed_by: None,
         }
     }
 
@@ -213,7 +214,8 @@ impl PeerRecordView {
         let label = removed.label();
         let record = PeerRecordView::present(&removed.peer);
         let parked_at = (removed.disposition == Disposition::Park).then_some(removed.at);
-        PeerRecordView { name: label, removed: true, parked_at, ..record }
+        let removed_by = Some(removed.by.clone());
+        PeerRecordView { name: label, removed: true, parked_at, removed_by, ..record }
     }
 }
 

@@ -132,6 +132,8 @@ pub struct PeerRecordView {
     pub removed: bool,
     /// When what waited for it was parked, where it lies, by its removal.
     pub parked_at: Option<WallMillis>,
+    /// Who removed it.
+    pub removed_by: Option<String>,
 }
 
 /// Asks for the record of one peer, by name or `name#id`.

@@ -128,6 +128,8 @@ struct Towards<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     to: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     answer: Option<Answer<'a>>,
 }
 
@@ -142,6 +144,7 @@ impl<'a> From<&'a ReceiverStatus> for Towards<'a> {
             next_attempt: None,
             reason: None,
             to: None,
+            by: None,
             answer: None,
         };
         match &status.state {
@@ -159,7 +162,11 @@ impl<'a> From<&'a ReceiverStatus> for Towards<'a> {
                 towards.at = Some(*at);
                 towards.reason = Some(reason);
             }
-            MessageState::Expired { at } | MessageState::Purged { at } => towards.at = Some(*at),
+            MessageState::Expired { at } => towards.at = Some(*at),
+            MessageState::Purged { at, by } => {
+                towards.at = Some(*at);
+                towards.by = by.as_deref();
+            }
             MessageState::Moved { at, to } => {
                 towards.at = Some(*at);
                 towards.to = Some(to);

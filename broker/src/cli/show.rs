@@ -99,8 +99,10 @@ pub(super) fn state(state: &MessageState) -> (Cell, Option<WallMillis>, String) 
             (Paint::Green, Some(*at), what)
         }
         MessageState::Parked { at, reason } => (Paint::Red, Some(*at), reason.clone()),
-        MessageState::Expired { at } | MessageState::Purged { at } => {
-            (Paint::Red, Some(*at), String::new())
+        MessageState::Expired { at } => (Paint::Red, Some(*at), String::new()),
+        MessageState::Purged { at, by } => {
+            let what = by.as_ref().map_or_else(String::new, |by| format!("by {by}"));
+            (Paint::Red, Some(*at), what)
         }
         MessageState::Moved { at, to } => (Paint::Dim, Some(*at), format!("to {to}")),
     };

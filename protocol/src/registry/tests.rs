@@ -4,6 +4,7 @@ use super::*;
 use crate::admin::{Order, bounds};
 
 const NOW: WallMillis = WallMillis(17);
+const BY: &str = "an operator";
 
 fn name(text: &str) -> Name {
     text.parse().unwrap()
@@ -23,12 +24,12 @@ fn set(text: &str, settings: PeerPatch) -> AdminCommand {
 }
 
 fn carry_out(registry: &mut Registry, command: &AdminCommand) -> AdminDone {
-    let event = registry.check(command, NOW, |_| 0).unwrap();
+    let event = registry.check(command, NOW, BY, |_| 0).unwrap();
     registry.apply(&event).unwrap()
 }
 
 fn refused(registry: &Registry, command: &AdminCommand) -> Code {
-    registry.check(command, NOW, |_| 5).unwrap_err().code
+    registry.check(command, NOW, BY, |_| 5).unwrap_err().code
 }
 
 fn with(names: &[&str]) -> Registry {
@@ -71,7 +72,7 @@ fn replayed_events_give_the_same_registry_as_a_snapshot() {
     let mut replayed = Registry::default();
     let commands = [add("a"), add("b"), remove("a", Some(Waiting::HandTo(name("b")))), add("a")];
     for command in &commands {
-        let event = registry.check(command, NOW, |_| 3).unwrap();
+        let event = registry.check(command, NOW, BY, |_| 3).unwrap();
         registry.apply(&event).unwrap();
         replayed.apply(&event).unwrap();
     }
@@ -110,7 +111,8 @@ fn who_is_still_to_get_anothers_messages_is_not_at_rest() {
     let mut registry = with(&["a", "b", "c"]);
     let at_rest = |registry: &Registry, after| registry.at_rest(PeerId(after), 9);
     assert_eq!(at_rest(&registry, 0), []);
-    let hand = registry.check(&remove("a", Some(Waiting::HandTo(name("b")))), NOW, |_| 5).unwrap();
+    let hand =
+        registry.check(&remove("a", Some(Waiting::HandTo(name("b")))), NOW, BY, |_| 5).unwrap();
     registry.apply(&hand).unwrap();
     carry_out(&mut registry, &remove("b", None));
     carry_out(&mut registry, &remove("c", None));
@@ -124,7 +126,7 @@ fn who_is_still_to_get_anothers_messages_is_not_at_rest() {
 #[test]
 fn removing_a_peer_with_messages_waiting_needs_a_word_about_them() {
     let registry = with(&["a", "b"]);
-    let refusal = registry.check(&remove("a", None), NOW, |_| 5).unwrap_err();
+    let refusal = registry.check(&remove("a", None), NOW, BY, |_| 5).unwrap_err();
     assert_eq!(
         refusal.to_string(),
         "messages_waiting: 5 messages wait for peer 'a'; say --park, --purge or --hand-to NAME"
@@ -134,10 +136,16 @@ fn removing_a_peer_with_messages_waiting_needs_a_word_about_them() {
         (Waiting::Purge, Disposition::Purge { done: false }),
         (Waiting::HandTo(name("b")), Disposition::HandTo { to: PeerId(2), done: false }),
     ] {
-        let event = registry.check(&remove("a", Some(wish)), NOW, |_| 5).unwrap();
+        let event = registry.check(&remove("a", Some(wish)), NOW, BY, |_| 5).unwrap();
         assert_eq!(
             event,
-            AdminEvent::PeerRemoved { id: PeerId(1), version: 2, disposition, at: NOW }
+            AdminEvent::PeerRemoved {
+                id: PeerId(1),
+                version: 2,
+                disposition,
+                at: NOW,
+                by: BY.to_owned()
+            }
         );
     }
     assert_eq!(
@@ -151,7 +159,7 @@ fn removing_a_peer_with_messages_waiting_needs_a_word_about_them() {
 fn what_was_begun_is_found_again_until_it_is_marked_done() {
     let mut registry = with(&["a", "b", "c"]);
     for (text, wish) in [("a", Waiting::Purge), ("b", Waiting::HandTo(name("c")))] {
-        let event = registry.check(&remove(text, Some(wish)), NOW, |_| 5).unwrap();
+        let event = registry.check(&remove(text, Some(wish)), NOW, BY, |_| 5).unwrap();
         registry.apply(&event).unwrap();
     }
     let mut registry = Registry::restore(&registry.snapshot().unwrap(), 10).unwrap();
@@ -168,7 +176,7 @@ fn what_was_begun_is_found_again_until_it_is_marked_done() {
 fn messages_on_their_way_to_a_peer_that_goes_too_share_its_fate() {
     let mut registry = with(&["a", "b", "c"]);
     let go = |registry: &mut Registry, text: &str, wish: Waiting| {
-        let event = registry.check(&remove(text, Some(wish)), NOW, |_| 5).unwrap();
+        let event = registry.check(&remove(text, Some(wish)), NOW, BY, |_| 5).unwrap();
         registry.apply(&event).unwrap();
     };
     assert_eq!(registry.destination(PeerId(1)), None);
@@ -188,7 +196,7 @@ fn what_is_not_so_is_refused_by_name() {
     assert_eq!(refused(&registry, &add("a")), Code::NameTaken);
     assert_eq!(refused(&registry, &set("b", PeerPatch::default())), Code::NotFound);
     let stale = AdminCommand::PeerPause { name: name("a"), if_version: Some(2) };
-    let refusal = registry.check(&stale, NOW, |_| 0).unwrap_err();
+    let refusal = registry.check(&stale, NOW, BY, |_| 0).unwrap_err();
     assert_eq!(refusal.code, Code::VersionConflict);
     assert_eq!(refusal.detail, "peer 'a' is at version 1, expected 2");
     let built = AdminCommand::PeerAdd {
@@ -214,7 +222,8 @@ fn no_more_peers_than_the_limit_are_there_or_remembered() {
 #[test]
 fn a_setting_out_of_bounds_names_value_bounds_and_unit() {
     let registry = with(&["a"]);
-    let bad = |settings: PeerPatch| registry.check(&set("a", settings), NOW, |_| 0).unwrap_err();
+    let bad =
+        |settings: PeerPatch| registry.check(&set("a", settings), NOW, BY, |_| 0).unwrap_err();
     let none = PeerPatch::default;
     let refusal = bad(PeerPatch { window_messages: Some(0), ..none() });
     assert_eq!(refusal.code, Code::BadSetting);
@@ -262,7 +271,7 @@ fn a_setting_out_of_bounds_names_value_bounds_and_unit() {
         retry_schedule_ms: Some(vec![*bounds::RETRY_MS.end(); *bounds::RETRIES.end()]),
         ..none()
     };
-    assert!(registry.check(&set("a", widest), NOW, |_| 0).is_ok());
+    assert!(registry.check(&set("a", widest), NOW, BY, |_| 0).is_ok());
 }
 
 #[test]
@@ -293,6 +302,7 @@ fn events_that_do_not_follow_change_nothing() {
             version: 1,
             disposition: Disposition::Park,
             at: NOW,
+            by: BY.to_owned(),
         },
         AdminEvent::DispositionDone { id: PeerId(1) },
         AdminEvent::PeerForgotten { id: PeerId(1) },

@@ -376,7 +376,7 @@ fn message() -> MessageStatus {
         MessageState::Acked { at, value: None },
         MessageState::Parked { at, reason: "no such customer".to_owned() },
         MessageState::Expired { at },
-        MessageState::Purged { at },
+        MessageState::Purged { at, by: Some("restante-cli/0.1.0 127.0.0.1:50312".to_owned()) },
         MessageState::Moved { at, to: "returns".to_owned() },
     ];
     let receiver =
