@@ -32,10 +32,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 /// How long a node that has connected may take to introduce itself.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections that may be about to introduce themselves; one more is closed without a word.
+const GREETINGS_MAX: usize = 64;
 /// Wait after a failed accept (out of file descriptors, say) before the next.
 const ACCEPT_WAIT: Duration = Duration::from_millis(100);
 
@@ -233,15 +235,17 @@ impl Drop for Listener {
 }
 
 async fn accept(hub: Arc<Hub>, socket: TcpListener) {
+    let greetings = Arc::new(Semaphore::new(GREETINGS_MAX));
     while !hub.closing.load(Ordering::Acquire) {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
             () = hub.close_asked.notified() => return,
         };
         match accepted {
-            Ok((stream, from)) => {
-                tokio::spawn(serve(hub.clone(), stream, from));
-            }
+            Ok((stream, from)) => match greetings.clone().try_acquire_owned() {
+                Ok(greeting) => drop(tokio::spawn(serve(hub.clone(), stream, from, greeting))),
+                Err(_) => tracing::debug!(%from, "too many connections have not said hello"),
+            },
             Err(error) => {
                 tracing::debug!(%error, "cannot accept");
                 tokio::time::sleep(ACCEPT_WAIT).await;
@@ -251,7 +255,7 @@ async fn accept(hub: Arc<Hub>, socket: TcpListener) {
 }
 
 /// One connection from its first byte to its last.
-async fn serve(hub: Arc<Hub>, stream: TcpStream, from: SocketAddr) {
+async fn serve(hub: Arc<Hub>, stream: TcpStream, from: SocketAddr, greeting: OwnedSemaphorePermit) {
     let Ok(mut wire) = Wire::new(stream) else { return };
     let link = match tokio::time::timeout(HELLO_TIMEOUT, introduce(&hub, &mut wire)).await {
         Ok(Ok(link)) => link,
@@ -265,6 +269,7 @@ async fn serve(hub: Arc<Hub>, stream: TcpStream, from: SocketAddr) {
             return;
         }
     };
+    drop(greeting);
     let mut side = ReceiverSide {
         hub: &hub,
         link: &link,

@@ -184,3 +184,22 @@ async fn dropping_the_listener_closes_its_connections() {
     });
     tokio::time::timeout(Duration::from_secs(5), refused).await.unwrap();
 }
+
+/// Whoever connects and says nothing takes up a place for a while, and there are not endlessly many.
+#[tokio::test]
+async fn silent_callers_are_bounded() {
+    const PLACES: usize = 64;
+    let listener = listening(ListenOptions::default()).await;
+    let mut silent = Vec::new();
+    for _ in 0..PLACES {
+        silent.push(tokio::net::TcpStream::connect(listener.local_addr()).await.unwrap());
+    }
+    let mut buffer = [0; 1];
+    let one_more = tokio::net::TcpStream::connect(listener.local_addr()).await.unwrap();
+    soon(one_more.readable()).await.unwrap();
+    assert_eq!(one_more.try_read(&mut buffer).unwrap(), 0, "closed without a word");
+    for stream in &silent {
+        let waits = stream.try_read(&mut buffer).unwrap_err();
+        assert_eq!(waits.kind(), std::io::ErrorKind::WouldBlock, "the others may still speak");
+    }
+}

@@ -7,8 +7,9 @@
 //!
 //! Thousands of peers may be down at once, and those behind a black hole cost the whole timeout. A
 //! receiver whose last attempt ran out of time waits in the slow lane, which may use three quarters
-//! of the places, so that one that is only restarting does not stand behind them. Each peer has at
-//! most one order under way, so the lanes are bounded by the number of peers.
+//! of the places, so that one that is only restarting does not stand behind them. Of each peer only
+//! the newest order is wanted (a changed address is ordered anew) and the others are dropped, so the
+//! lanes are bounded by the number of peers.
 
 use crate::connection::{self, Net};
 use actix::Addr;
@@ -17,7 +18,7 @@ use restante_actors::peer::{LinkDown, Peer};
 use restante_protocol::admin::PeerUrl;
 use restante_protocol::id::PeerId;
 use std::cell::{Cell, RefCell};
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -89,6 +90,11 @@ impl Order {
         self.say_failed(why);
     }
 
+    /// Whether the peer has not ordered anew.
+    fn is_newest(&self, newest: &HashMap<PeerId, u64>) -> bool {
+        newest.get(&self.target.id) == Some(&self.target.link)
+    }
+
     fn say_failed(&mut self, why: &str) {
         self.answered = true;
         let down = LinkDown { number: self.target.link, connected: false, why: why.to_owned() };
@@ -110,10 +116,21 @@ impl Drop for Order {
 struct Lanes {
     quick: VecDeque<Order>,
     slow: VecDeque<Order>,
+    /// The newest order of each peer that has one waiting, by its link number.
+    newest: HashMap<PeerId, u64>,
 }
+
+/// Orders that are no longer wanted may wait until there are so many, and as many as wanted ones.
+const UNWANTED_MIN: usize = 64;
 
 impl Lanes {
     fn push(&mut self, order: Order, places: &Places) {
+        self.newest.insert(order.target.id, order.target.link);
+        if self.quick.len() + self.slow.len() > 2 * self.newest.len() + UNWANTED_MIN {
+            let newest = &self.newest;
+            self.quick.retain(|order| order.is_newest(newest));
+            self.slow.retain(|order| order.is_newest(newest));
+        }
         if places.late.borrow().contains(&order.target.id) {
             self.slow.push_back(order);
         } else {
@@ -127,6 +144,17 @@ impl Lanes {
         if places.taken.get() >= places.all {
             return None;
         }
+        for lane in [&mut self.quick, &mut self.slow] {
+            loop {
+                let newest = &self.newest;
+                let is_unwanted =
+                    |order: &mut Order| !order.is_newest(newest) || !order.peer.connected();
+                let Some(order) = lane.pop_front_if(is_unwanted) else { break };
+                if order.is_newest(newest) {
+                    self.newest.remove(&order.target.id);
+                }
+            }
+        }
         let is_slow = self.quick.is_empty();
         let order = if !is_slow {
             self.quick.pop_front()?
@@ -136,6 +164,7 @@ impl Lanes {
             return None;
         };
         let peer = order.target.id;
+        self.newest.remove(&peer);
         Some((order, Place::take(Rc::clone(places), is_slow, peer)))
     }
 }
@@ -248,4 +277,39 @@ async fn look_up(host: String, port: u16, permits: Arc<Semaphore>) -> io::Result
         Ok::<_, io::Error>(found.take(ADDRESSES_MAX).collect())
     });
     looking.await.map_err(io::Error::other)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix::{AsyncContext, Context};
+
+    fn order(peer: &Addr<Peer>, id: u32, link: u64) -> Order {
+        let (name, url) = ("a".parse().unwrap(), "tcp://127.0.0.1:1".parse().unwrap());
+        let target = DialTarget { id: PeerId(id), name, url, link };
+        Order { target, peer: peer.clone(), answered: false }
+    }
+
+    #[test]
+    fn of_the_orders_of_one_peer_only_the_newest_is_kept_and_dialled() {
+        let (here, gone) = (Context::<Peer>::new(), Context::<Peer>::new());
+        let (addr, lost) = (here.address(), gone.address());
+        drop(gone);
+        let places = Rc::new(Places::new(4));
+        let mut lanes = Lanes::default();
+        lanes.push(order(&lost, 7, 1), &places);
+        lanes.push(order(&addr, 8, 2), &places);
+        for link in 3..1_000 {
+            lanes.push(order(&addr, 9, link), &places);
+            assert!(lanes.quick.len() <= 2 * lanes.newest.len() + UNWANTED_MIN + 1);
+        }
+        let mut next = || {
+            lanes.next(&places).map(|(mut order, place)| {
+                (order.answered, _) = (true, drop(place));
+                order.target.link
+            })
+        };
+        assert_eq!([next(), next(), next()], [Some(2), Some(999), None]);
+        assert!(lanes.newest.is_empty());
+    }
 }
