@@ -87,10 +87,17 @@ async fn a_data_directory_that_cannot_be_written_is_refused() {
     }
     assert_eq!(fs::read_to_string(&file).expect("a file"), "not a directory");
 
+    // Nor can anybody make a file there, whatever his rights.
+    let system = Path::new("/sys/kernel");
+    assert!(system.is_dir(), "no {} on this machine", system.display());
+    let refusal = scene.node().data_dir(system).refused().await;
+    says(&refusal, DATA_DIRECTORY, &[&system.display().to_string()]);
+
     let dir = scene.path("read-only");
     fs::create_dir(&dir).expect("a directory");
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o555)).expect("permissions");
-    // The administrator may write there all the same; then there is nothing to refuse.
+    // The administrator may write there all the same; then there is nothing to refuse, and the
+    // directory of the system above has shown what there is to show.
     if fs::write(dir.join("probe"), "").is_err() {
         let refusal = scene.node().data_dir(&dir).refused().await;
         says(&refusal, DATA_DIRECTORY, &[&dir.display().to_string()]);

@@ -29,6 +29,13 @@ fn the_sample_configuration_with_every_key_set_is_the_defaults() {
     assert_eq!(sources.load().expect("the sample is sound").config, Config::default());
 }
 
+#[test]
+fn the_unit_does_not_try_a_wrong_configuration_again() {
+    let unit = std::fs::read_to_string(deploy("restante.service")).expect("the unit");
+    let has = |line: &str| unit.lines().any(|of_unit| of_unit == line);
+    assert!(has("Restart=always") && has("RestartPreventExitStatus=2"));
+}
+
 /// Run with `BLESS=1` to write the file anew after a change to what it is drawn from.
 fn same_as_drawn(file: &str, drawn: &str) {
     let path = deploy(file);

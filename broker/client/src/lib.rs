@@ -1,7 +1,14 @@
 //! The async Rust client of Restante, a message broker that never drops a message.
 //!
 //! A [`Client`] is one connection to a node that restores itself: it publishes, receives, calls,
-//! watches and administers. It needs a tokio runtime and nothing else.
+//! watches and administers. A [`Listener`] is a receiver that nodes dial. Both need a tokio runtime
+//! and nothing else.
+//!
+//! # A quick start
+//!
+//! ```no_run
+#![doc = include_str!("../examples/quick_start.rs")]
+//! ```
 
 mod acks;
 mod aliases;

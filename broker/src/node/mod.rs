@@ -113,6 +113,37 @@ pub fn run(config: Config, set_log_filter: SetLogFilter) -> Result<(), NodeError
 }
 
 /// A node inside a program, on a thread of its own. Dropping it stops it in order.
+///
+/// ```
+/// use restante::config::Config;
+/// use restante::node::Node;
+/// use restante_client::{AttachOptions, Client, Publish};
+/// use std::error::Error;
+///
+/// fn main() -> Result<(), Box<dyn Error>> {
+///     let dir = tempfile::tempdir()?;
+///     let node = Node::start(Config {
+///         data_dir: dir.path().join("data"),
+///         tcp: ([127, 0, 0, 1], 0).into(),
+///         journal_segment_bytes: 4 * 1024 * 1024,
+///         ..Config::default()
+///     })?;
+///     let addr = node.tcp().to_string();
+///     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+///     runtime.block_on(async {
+///         let client = Client::connect(addr).await?;
+///         let mut inbox = client.attach("inbox", AttachOptions::default()).await?;
+///         client.publish(Publish::to(["inbox"]).payload("hello")).await?.await?;
+///         let delivery = inbox.next().await.ok_or("the client has ended")??;
+///         assert_eq!(delivery.payload, "hello");
+///         delivery.ack();
+///         client.flush().await?;
+///         Ok::<_, Box<dyn Error>>(())
+///     })?;
+///     node.stop()?;
+///     Ok(())
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Node {
     addresses: Addresses,
