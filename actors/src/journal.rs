@@ -217,19 +217,19 @@ pub struct Stored {
 /// Why a read brought nothing.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The journal is poisoned or closed.
+    /// The journal is poisoned or closed, or the disk does not give what is asked for. Nothing may be
+    /// taken for done: read again later, from the same place.
     #[error(transparent)]
     Unavailable(Refusal),
-    /// A stored record does not match its checksum. It was quarantined and reported; reading on
-    /// after `through` is possible.
+    /// The next message of the peer is open and its record is damaged, beyond doubt. It is to be
+    /// parked; reading on after its number is possible. A stretch of which nobody knows whose messages
+    /// are in it is never reported so.
     #[error("the record of message {number} is damaged: {detail}")]
     Damaged {
         /// Which message.
         number: MessageNumber,
         /// What was found.
         detail: String,
-        /// Read on after this number.
-        through: MessageNumber,
     },
 }
 

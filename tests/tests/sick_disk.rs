@@ -115,3 +115,53 @@ async fn a_write_that_fails_half_way() {
 async fn a_write_that_finds_no_room_in_the_middle() {
     fails_and_comes_back("full").await;
 }
+
+const BACKLOG: usize = 300;
+
+/// A node whose receiver `away` has a backlog, and the file that says how its disk is.
+async fn with_backlog(name: &str) -> (restante_tests::harness::Scene, Node, std::path::PathBuf) {
+    let scene = scene!(name);
+    let control = scene.path("disk");
+    let setup = scene.node().env("RESTANTE_FAULT_DISK", control.to_str().expect("UTF-8"));
+    let node = setup.start().await;
+    let client = node.client().await;
+    add_peer(&client, "away", "attach:", PeerPatch::default()).await;
+    add_peer(&client, "heir", "attach:", PeerPatch::default()).await;
+    for number in 0..BACKLOG {
+        let publish = Publish::to(["away"]).payload(format!("message {number}"));
+        client.publish(publish).await.expect("room").within(LIMIT).await.expect("a confirm");
+    }
+    (scene, node, control)
+}
+
+/// What a backlog has to look like when it has come: everything, once, in order, nothing set aside.
+async fn has_come(node: &Node, inbox: &Inbox) {
+    inbox.has(BACKLOG, LIMIT).await;
+    let expected: Vec<String> = (0..BACKLOG).map(|number| format!("message {number}")).collect();
+    assert!(inbox.texts() == expected, "{:?}", inbox.texts());
+    assert_eq!(node.events("message_parked"), Vec::<serde_json::Value>::new());
+}
+
+#[tokio::test]
+async fn a_backlog_that_cannot_be_read_waits_until_it_can() {
+    let (_scene, node, control) = with_backlog("sick-read").await;
+    disk_is(&control, "read");
+    let away = Inbox::attach(node.addr(), "away").await;
+    says(&node, "journal_finding").await;
+    assert_eq!(away.count(), 0);
+    disk_is(&control, "");
+    has_come(&node, &away).await;
+}
+
+#[tokio::test]
+async fn a_removed_peers_backlog_that_cannot_be_read_is_handed_over_once_it_can() {
+    let (_scene, node, control) = with_backlog("sick-read-disposal").await;
+    disk_is(&control, "read");
+    node.cli().ok(&["peer", "rm", "away", "--hand-to", "heir"]);
+    says(&node, "journal_finding").await;
+    assert!(node.events("handover_done").is_empty(), "not while there is something to hand over");
+    disk_is(&control, "");
+    says(&node, "handover_done").await;
+    let heir = Inbox::attach(node.addr(), "heir").await;
+    has_come(&node, &heir).await;
+}

@@ -29,7 +29,7 @@ use bytes::Bytes;
 use drain::Drain;
 use oldest::Oldest;
 use restante_protocol::delivery::Delivery;
-use restante_protocol::delivery::types::{Entry, Snapshot, Whereabouts};
+use restante_protocol::delivery::types::{Entry, NotExcluded, Snapshot, Whereabouts};
 use restante_protocol::frame::TagRange;
 use restante_protocol::id::MessageNumber;
 use restante_protocol::message::Body;
@@ -220,12 +220,16 @@ impl Peer {
                 self.core.handle_loaded(now, marks.then_put_down(entries), page.through);
             }
             Err(ReadError::Unavailable(_)) => self.core.handle_load_failed(now),
-            Err(ReadError::Damaged { number, detail, through }) => {
+            Err(ReadError::Damaged { number, detail }) => {
                 // Never a silent skip: it is set aside by name, and the rest is served.
                 let why = format!("damaged on disk: {detail}");
-                // An error says that it is not open any more, and then it is not missed either.
-                let _ = self.core.handle_exclude(now, number, 0, &why);
-                self.core.handle_loaded(now, std::iter::empty(), through.max(number));
+                match self.core.handle_exclude(now, number, 0, &why) {
+                    // One that is not open any more is not missed either.
+                    Ok(()) | Err(NotExcluded::NotOpen) => {
+                        self.core.handle_loaded(now, std::iter::empty(), number);
+                    }
+                    Err(NotExcluded::TooMany) => self.core.handle_load_failed(now),
+                }
             }
         }
     }

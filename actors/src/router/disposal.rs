@@ -94,15 +94,12 @@ impl Router {
         let Some(destination) = self.state.registry.destination(disposal.id) else { return };
         let page = match page {
             Ok(page) => page,
-            Err(ReadError::Damaged { number, detail, through }) => {
-                // Of a whole stretch nobody knows which numbers were the peer's: it stays.
-                if through <= number {
-                    self.dispose_of_damaged(&mut disposal, destination, number, &detail);
-                } else {
-                    events::journal_finding(&format!("messages {number} to {through}: {detail}"));
-                }
-                Page { messages: Vec::new(), through: through.max(number) }
+            Err(ReadError::Damaged { number, detail }) => {
+                self.dispose_of_damaged(&mut disposal, destination, number, &detail);
+                Page { messages: Vec::new(), through: number }
             }
+            // Nothing beyond is disposed of, nor is it said that all is: what cannot be read now would
+            // be settled with it.
             Err(ReadError::Unavailable(_)) => return Self::dispose_later(disposal, ctx),
         };
         if page.messages.is_empty() && page.through >= disposal.through {

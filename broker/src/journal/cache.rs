@@ -5,17 +5,26 @@ use super::index::{DirectoryEntry, IndexError, IndexFile};
 use super::refs::Refs;
 use super::shared::Shared;
 use super::storage::DiskFile;
+use super::trouble::Troubles;
 use foldhash::HashMap;
+use parking_lot::Mutex;
 use restante_protocol::id::PeerId;
 use std::io;
 use std::sync::Arc;
 
-/// Segment files kept open.
+/// Segment files kept open, and as many index files.
 const FILES_MAX: usize = 64;
+
+/// What the reader has, and what it has trouble with.
+#[derive(Default)]
+pub(super) struct Reading {
+    cache: Mutex<Cache>,
+    pub(super) troubles: Troubles,
+}
 
 /// See the module.
 #[derive(Default)]
-pub(super) struct Cache {
+struct Cache {
     tick: u64,
     files: HashMap<u64, (u64, Arc<dyn DiskFile>)>,
     directories: HashMap<u64, (u64, Arc<Directory>)>,
@@ -43,15 +52,24 @@ impl Cache {
             let median = median(self.files.values().map(|(tick, _)| *tick));
             self.files.retain(|_, (tick, _)| *tick > median);
         }
+        if self.directories.len() > FILES_MAX {
+            let median = median(self.directories.values().map(|(tick, _)| *tick));
+            self.directories.retain(|_, (tick, _)| *tick > median);
+            self.weigh();
+        }
         if self.bytes > bytes_max {
             let ticks = self.refs.values().map(|(tick, _)| *tick);
             let median = median(ticks.chain(self.directories.values().map(|(tick, _)| *tick)));
             self.refs.retain(|_, (tick, _)| *tick > median || *tick == newest);
             self.directories.retain(|_, (tick, _)| *tick > median);
-            let refs: usize = self.refs.values().map(|(_, refs)| refs.heap_bytes()).sum();
-            let directories: usize = self.directories.values().map(|(_, d)| d.heap_bytes()).sum();
-            self.bytes = refs + directories;
+            self.weigh();
         }
+    }
+
+    fn weigh(&mut self) {
+        let refs: usize = self.refs.values().map(|(_, refs)| refs.heap_bytes()).sum();
+        let directories: usize = self.directories.values().map(|(_, d)| d.heap_bytes()).sum();
+        self.bytes = refs + directories;
     }
 }
 
@@ -70,7 +88,7 @@ impl Directory {
 impl Shared {
     /// The file of a segment, open.
     pub(super) fn segment_file(&self, id: u64) -> io::Result<Arc<dyn DiskFile>> {
-        let mut cache = self.cache.lock();
+        let mut cache = self.reading.cache.lock();
         let tick = cache.tick();
         if let Some((used, file)) = cache.files.get_mut(&id) {
             *used = tick;
@@ -78,7 +96,7 @@ impl Shared {
         }
         drop(cache);
         let file = self.disk.open(&Shared::segment_path(id))?;
-        let mut cache = self.cache.lock();
+        let mut cache = self.reading.cache.lock();
         cache.files.insert(id, (tick, Arc::clone(&file)));
         cache.shrink(self.options.cache_bytes);
         Ok(file)
@@ -86,21 +104,21 @@ impl Shared {
 
     /// Lets go of the file of a segment that is going.
     pub(super) fn forget_file(&self, id: u64) {
-        let mut cache = self.cache.lock();
+        let mut cache = self.reading.cache.lock();
         cache.files.remove(&id);
         cache.directories.remove(&id);
     }
 
     /// Lets go of what was read of a segment's index.
     pub(super) fn forget_index(&self, id: u64) {
-        let mut cache = self.cache.lock();
+        let mut cache = self.reading.cache.lock();
         cache.directories.remove(&id);
         cache.refs.retain(|(segment, _), _| *segment != id);
     }
 
     /// A peer's part of a segment's index, if it is in memory.
     pub(super) fn cached_refs(&self, id: u64, peer: PeerId) -> Option<Arc<Refs>> {
-        let mut cache = self.cache.lock();
+        let mut cache = self.reading.cache.lock();
         let tick = cache.tick();
         let (used, refs) = cache.refs.get_mut(&(id, peer))?;
         *used = tick;
@@ -114,7 +132,7 @@ impl Shared {
             Ok(place) => directory.file.refs(&directory.entries[place])?,
             Err(_) => Refs::default(),
         };
-        let mut cache = self.cache.lock();
+        let mut cache = self.reading.cache.lock();
         cache.bytes += refs.heap_bytes();
         let tick = cache.tick();
         cache.refs.insert((id, peer), (tick, Arc::new(refs)));
@@ -123,7 +141,7 @@ impl Shared {
     }
 
     fn directory(&self, id: u64) -> Result<Arc<Directory>, IndexError> {
-        let mut cache = self.cache.lock();
+        let mut cache = self.reading.cache.lock();
         let tick = cache.tick();
         if let Some((used, directory)) = cache.directories.get_mut(&id) {
             *used = tick;
@@ -132,7 +150,7 @@ impl Shared {
         drop(cache);
         let file = IndexFile::open(&*self.disk, &Shared::index_path(id))?;
         let directory = Arc::new(Directory { entries: file.directory()?, file });
-        let mut cache = self.cache.lock();
+        let mut cache = self.reading.cache.lock();
         cache.bytes += directory.heap_bytes();
         cache.directories.insert(id, (tick, Arc::clone(&directory)));
         Ok(directory)

@@ -5,8 +5,9 @@
 //! when it became history, in milliseconds since the Unix epoch: `history/ID-TIME.idx`. That time counts
 //! for its age, and the oldest go first.
 
-use super::index::IndexFile;
+use super::index::{IndexError, IndexFile};
 use super::shared::Shared;
+use super::storage::is_shortage;
 use restante_protocol::id::MessageNumber;
 use std::io;
 
@@ -50,12 +51,14 @@ impl Shared {
         let from = Shared::index_path(id);
         let bytes = match IndexFile::open(&*self.disk, &from) {
             Ok(index) if index.has_history() => index.history_bytes(),
+            Err(IndexError::Io(error)) if is_shortage(&error) => return Err(error),
             // It answers nothing, or nothing any more; what it was about is done and gone.
             Ok(_) | Err(_) => return self.disk.unlink(&from),
         };
         let note = HistoryNote { id, first, next, bytes, kept_ms: (self.options.now_ms)() };
+        let file = self.disk.open(&from)?;
         self.disk.rename(&from, &note.path())?;
-        self.disk.open(&note.path())?.truncate(bytes)?;
+        file.truncate(bytes)?;
         self.pool.lock().history.push(note);
         Ok(())
     }

@@ -345,14 +345,20 @@ impl IndexFile {
 /// Why an index cannot be used. It can be built again from its segment.
 #[derive(Debug)]
 pub(super) enum IndexError {
+    /// It cannot be read, which may pass; a file that is not there is here too.
     Io(io::Error),
     Header(HeaderError),
     Damaged(&'static str),
+    /// It ends before its last byte.
+    Short,
 }
 
 impl From<io::Error> for IndexError {
     fn from(error: io::Error) -> IndexError {
-        IndexError::Io(error)
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => IndexError::Short,
+            _ => IndexError::Io(error),
+        }
     }
 }
 
@@ -365,11 +371,12 @@ impl std::fmt::Display for IndexError {
             }
             IndexError::Header(HeaderError::Damaged(what)) => f.write_str(what),
             IndexError::Damaged(what) => write!(f, "{what} do not match the checksum"),
+            IndexError::Short => f.write_str("it is cut short"),
         }
     }
 }
 
-/// Reads exactly `len` bytes; a file that ends before is damaged.
+/// Reads exactly `len` bytes; [`io::ErrorKind::UnexpectedEof`] from a file that ends before.
 pub(super) fn read_exactly(file: &dyn DiskFile, at: u64, len: usize) -> io::Result<Vec<u8>> {
     // The length may come from a damaged file: never allocate beyond what the file can hold.
     if at.saturating_add(len as u64) > file.length()? {

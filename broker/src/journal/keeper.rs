@@ -13,7 +13,7 @@ use super::room::Purpose;
 use super::segment;
 use super::shared::{CheckpointJob, Ready, Shared, Spare};
 use super::state::{Place, Segment};
-use super::storage::is_full;
+use super::storage::{is_full, is_shortage};
 use foldhash::HashSet;
 use restante_actors::journal::{End, Ticket};
 use restante_protocol::id::MessageNumber;
@@ -96,6 +96,8 @@ impl Keeper {
                 Ok(()) => {}
                 // What comes after may be what makes room.
                 Err(error) if is_full(&error) => starved = true,
+                // Nothing was opened, so nothing has failed that was begun: another turn does it.
+                Err(error) if is_shortage(&error) => {}
                 Err(error) => {
                     self.shared.poison("keeping the journal's files", &error);
                     return;

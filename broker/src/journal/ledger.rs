@@ -10,6 +10,7 @@ use super::index::{IndexError, IndexFile, SettleOrPark};
 use super::refs::{MessageEntry, Messages};
 use super::shared::Shared;
 use super::state::{Place, Standing};
+use super::storage::is_missing;
 use bytes::Bytes;
 use restante_actors::journal::{Ended, Life, LookupError};
 use restante_protocol::id::{MessageNumber, PeerId};
@@ -137,15 +138,19 @@ impl Shared {
         let here = sources.iter().take_while(|source| source.first <= number);
         let mut here: Vec<&Source> = here.collect();
         here.sort_by_key(|source| source.place);
-        let mut complete = false;
+        let (mut complete, mut unreadable) = (false, false);
         for source in here {
             let Ok(relative) = u32::try_from(number - source.first) else { continue };
             match self.message_entry(*source, relative) {
                 Ok(Some(entry)) => return Ok((*source, entry)),
                 // Cold segments lack what was done when they were made.
                 Ok(None) => complete |= !is_cold(source.id),
+                Err(IndexError::Io(error)) if !is_missing(&error) => unreadable = true,
                 Err(_) => {}
             }
+        }
+        if unreadable {
+            return Err(LookupError::Unavailable);
         }
         // The number of a settle or an admin record is no message's.
         Err(if complete { LookupError::Unknown } else { LookupError::AgedOut })
@@ -168,8 +173,9 @@ impl Shared {
         let messages = match self.messages_of(source) {
             Err(error) if source.place == At::Stored => {
                 // The segment knows it too.
-                self.rebuild_index(source.id, &error.to_string())?;
-                self.rebuilt_messages(source.id).ok_or(error)?
+                self.rebuild_index(source.id, PeerId::NONE, error)?;
+                let gone = IndexError::Io(io::ErrorKind::NotFound.into());
+                self.rebuilt_messages(source.id).ok_or(gone)?
             }
             messages => messages?,
         };
@@ -266,18 +272,18 @@ impl Shared {
                 Some(Place::File) | None => {}
             }
         }
-        let settles = self.index_file(source).and_then(|file| file.settles_of(peer, number));
-        if let Err(error) = &settles
-            && source.place == At::Stored
-            && self.rebuild_index(source.id, &error.to_string()).is_ok()
-        {
+        let error = match self.index_file(source).and_then(|file| file.settles_of(peer, number)) {
+            Ok(settles) => return settles,
+            Err(error) => error,
+        };
+        if source.place == At::Stored && self.rebuild_index(source.id, peer, error).is_ok() {
             let state = self.state.lock();
             let segment = state.segments.iter().find(|segment| segment.id == source.id);
             if let Some(Place::Sealed(index)) = segment.map(|segment| &segment.index) {
                 return index.settles.of(peer).collect();
             }
         }
-        settles.unwrap_or_default()
+        Vec::new()
     }
 }
 

@@ -50,6 +50,7 @@ pub mod storage;
 mod survey;
 #[cfg(test)]
 mod tests;
+mod trouble;
 mod writer;
 
 pub use error::OpenError;

@@ -8,11 +8,14 @@ use super::format::{RecordError, RecordHeader, Seed, record_bytes};
 use super::refs::Ref;
 use super::shared::Shared;
 use super::state::{Budget, Pick, Picked};
+use super::storage::{DiskFile, is_missing};
+use super::trouble::Spot;
 use bytes::Bytes;
 use restante_actors::journal::{Life, LookupError, Page, Read, ReadError, Stored};
-use restante_protocol::id::MessageNumber;
+use restante_protocol::id::{MessageNumber, PeerId};
 use restante_protocol::record::{MESSAGE_FIXED_BYTES, MessageRecord, RECORD_HEADER_BYTES};
 use restante_protocol::refusal::{Code, Refusal};
+use std::io;
 use std::ops::Range;
 use std::sync::mpsc::Receiver;
 use tokio::sync::oneshot::Sender;
@@ -76,15 +79,19 @@ impl Shared {
                     return Ok(page);
                 }
                 Pick::Load(id) => {
-                    self.load(id, &read, after)?;
-                    continue;
+                    match self.load(id, read.peer) {
+                        Ok(()) => continue,
+                        // What was read before is good, and said first.
+                        Err(_) if !page.messages.is_empty() => return Ok(page),
+                        Err(refusal) => return Err(ReadError::Unavailable(refusal)),
+                    }
                 }
                 Pick::Found(picked) => picked,
             };
             let before = page.messages.len();
-            if let Err(error) = self.read_picked(&picked, &mut page) {
+            if let Err(unread) = self.read_picked(&picked, read.peer, &mut page) {
                 if self.has_segment(&picked) || moved == MOVES_MAX {
-                    return Self::read_error(error, page);
+                    return unread.end(page);
                 }
                 // Given back or compacted since it was picked: what is left of it is elsewhere.
                 moved += 1;
@@ -107,19 +114,18 @@ impl Shared {
         }
     }
 
-    /// Loads the part of an index that a search needs.
-    fn load(&self, id: u64, read: &Read, after: MessageNumber) -> Result<(), ReadError> {
-        let Err(error) = self.load_refs(id, read.peer) else { return Ok(()) };
-        let Err(again) = self.rebuild_index(id, &error.to_string()) else { return Ok(()) };
-        self.give_up_segment(id);
-        let state = self.state.lock();
-        // Given back in the meantime: the search will not come to it again.
-        let Some(segment) = state.segments.iter().find(|segment| segment.id == id) else {
+    /// Loads the part of an index that a search needs. What cannot be loaded now is asked for again: of
+    /// a stretch of the log nobody knows which messages in it are the peer's, so it is never passed over.
+    fn load(&self, id: u64, peer: PeerId) -> Result<(), Refusal> {
+        let Err(error) = self.load_refs(id, peer) else {
+            self.reading.troubles.forget(id, peer, std::iter::once(0));
             return Ok(());
         };
-        let through = segment.next.map_or(after, |next| next - 1);
-        let detail = format!("the index of segment {id:x}: {error}; building it again: {again}");
-        Err(ReadError::Damaged { number: segment.first.max(after + 1), detail, through })
+        let why = error.to_string();
+        self.rebuild_index(id, peer, error).map_err(|again| {
+            let detail = format!("the index of segment {id:x}: {why}; building it again: {again}");
+            Refusal::new(Code::Damaged, detail)
+        })
     }
 
     /// Whether messages that were picked are still where they were.
@@ -128,57 +134,41 @@ impl Shared {
         state.segment(picked.first).is_some_and(|segment| segment.id == picked.segment)
     }
 
-    /// What a failed read means: what was read before it is still good.
-    fn read_error(error: BadRecord, mut page: Page) -> Result<Page, ReadError> {
-        if page.messages.is_empty() {
-            let BadRecord { number, detail } = error;
-            return Err(ReadError::Damaged { number, detail, through: number });
-        }
-        page.through = error.number - 1;
-        Ok(page)
-    }
-
-    /// Reads the picked messages of one segment into the page.
-    fn read_picked(&self, picked: &Picked, page: &mut Page) -> Result<(), BadRecord> {
+    /// Reads the picked messages of one segment into the page, as far as they can be read.
+    fn read_picked(&self, picked: &Picked, peer: PeerId, page: &mut Page) -> Result<(), Unread> {
         let Some(first) = picked.refs.first() else { return Ok(()) };
-        let bad = |entry: &Ref, detail: String| BadRecord {
-            number: picked.first + u64::from(entry.number),
-            detail,
+        let failed = |entry: &Ref, error: &io::Error| {
+            let number = picked.first + u64::from(entry.number);
+            let spot = Spot { segment: picked.segment, peer, number };
+            (number, self.reading.troubles.is_lasting(spot, error), error.to_string())
         };
-        let file =
-            self.segment_file(picked.segment).map_err(|error| bad(first, error.to_string()))?;
+        let file = self.segment_file(picked.segment).map_err(|error| {
+            // A file that cannot be opened says nothing of what is in it, unless it is not there.
+            let (number, _, detail) = failed(first, &error);
+            Unread { number, is_damage: is_missing(&error), detail }
+        })?;
         let seed = Seed::new(self.seed, picked.segment);
-        let extents = extents(&picked.refs);
-        let total: u64 = extents.iter().map(|extent| extent.to - extent.from).sum();
-        let wanted: u64 =
-            picked.refs.iter().map(|entry| record_bytes(entry.length as usize) as u64).sum();
-        let mut bytes = Vec::with_capacity(total as usize);
-        for extent in &extents {
-            let len = (extent.to - extent.from) as usize;
-            let read = file.read_at(extent.from, len, &mut bytes);
-            let got = read.map_err(|error| bad(first, error.to_string()))?;
-            // A record that is cut off will be named when it is looked at.
-            bytes.resize(bytes.len() + len - got, 0);
-        }
-        // Slices keep all that was read alive: worth it only where most of it is wanted.
-        let shared = (wanted * 4 >= total * 3).then(|| Bytes::from(std::mem::take(&mut bytes)));
-        let view = shared.as_deref().unwrap_or(&bytes);
-        page.messages.reserve(picked.refs.len());
-        let mut at = 0;
-        for extent in &extents {
-            for entry in extent.refs {
-                let number = picked.first + u64::from(entry.number);
-                let from = at + (u64::from(entry.offset) - extent.from) as usize;
-                let (accepted_ms, body) =
-                    check(seed, view, from, number).map_err(|detail| bad(entry, detail))?;
-                let body = match &shared {
-                    Some(shared) => shared.slice(body),
-                    None => Bytes::copy_from_slice(&view[body]),
-                };
-                page.messages.push(Stored { number, accepted_ms, body });
+        let source = Source { file: &*file, seed, first: picked.first };
+        let (before, extents) = (page.messages.len(), extents(&picked.refs));
+        let mut read = 0;
+        while read < extents.len() {
+            let (whole, error) = source.read(&extents[read..], page)?;
+            read += whole;
+            if error.is_none() {
+                break;
             }
-            at += (extent.to - extent.from) as usize;
+            // Only what lies in the bad place is missing: record by record.
+            for entry in extents[read].refs {
+                let alone = Extent::of(std::slice::from_ref(entry));
+                if let (_, Some(error)) = source.read(&[alone], page)? {
+                    let (number, is_damage, detail) = failed(entry, &error);
+                    return Err(Unread { number, is_damage, detail });
+                }
+            }
+            read += 1;
         }
+        let numbers = page.messages[before..].iter().map(|stored| stored.number);
+        self.reading.troubles.forget(picked.segment, peer, numbers);
         Ok(())
     }
 
@@ -211,10 +201,92 @@ impl Shared {
     }
 }
 
-/// A record that cannot be delivered.
-struct BadRecord {
+/// A record that was not read. Everything of the peer before it was.
+struct Unread {
     number: MessageNumber,
+    /// Whether it is damaged, rather than out of reach for now.
+    is_damage: bool,
     detail: String,
+}
+
+impl Unread {
+    /// What was read before it is still good.
+    fn end(self, mut page: Page) -> Result<Page, ReadError> {
+        let Unread { number, is_damage, detail } = self;
+        if !page.messages.is_empty() {
+            page.through = number - 1;
+            return Ok(page);
+        }
+        Err(match is_damage {
+            true => ReadError::Damaged { number, detail },
+            false => ReadError::Unavailable(Refusal::new(Code::Damaged, detail)),
+        })
+    }
+}
+
+/// A segment whose records are read.
+struct Source<'a> {
+    file: &'a dyn DiskFile,
+    seed: Seed,
+    first: MessageNumber,
+}
+
+impl Source<'_> {
+    /// Reads extents into the page, up to the first that the disk does not give; how many, and why
+    /// not all.
+    fn read(
+        &self,
+        extents: &[Extent<'_>],
+        page: &mut Page,
+    ) -> Result<(usize, Option<io::Error>), Unread> {
+        let total: u64 = extents.iter().map(|extent| extent.to - extent.from).sum();
+        let mut bytes = Vec::with_capacity(total as usize);
+        let (mut whole, mut error) = (0, None);
+        for extent in extents {
+            let (before, len) = (bytes.len(), (extent.to - extent.from) as usize);
+            if let Err(failed) = self.file.read_at(extent.from, len, &mut bytes) {
+                bytes.truncate(before);
+                error = Some(failed);
+                break;
+            }
+            // A record that is cut off will be named when it is looked at.
+            bytes.resize(before + len, 0);
+            whole += 1;
+        }
+        let extents = &extents[..whole];
+        let refs = extents.iter().flat_map(|extent| extent.refs);
+        let wanted: usize = refs.map(|entry| record_bytes(entry.length as usize)).sum();
+        // Slices keep all that was read alive: worth it only where most of it is wanted.
+        let shared =
+            (wanted * 4 >= bytes.len() * 3).then(|| Bytes::from(std::mem::take(&mut bytes)));
+        let view = shared.as_deref().unwrap_or(&bytes);
+        page.messages.reserve(extents.iter().map(|extent| extent.refs.len()).sum());
+        let mut at = 0;
+        for extent in extents {
+            for entry in extent.refs {
+                let number = self.first + u64::from(entry.number);
+                let from = at + (u64::from(entry.offset) - extent.from) as usize;
+                let (accepted_ms, body) = check(self.seed, view, from, number)
+                    .map_err(|detail| Unread { number, is_damage: true, detail })?;
+                let body = match &shared {
+                    Some(shared) => shared.slice(body),
+                    None => Bytes::copy_from_slice(&view[body]),
+                };
+                page.messages.push(Stored { number, accepted_ms, body });
+            }
+            at += (extent.to - extent.from) as usize;
+        }
+        Ok((whole, error))
+    }
+}
+
+impl<'a> Extent<'a> {
+    /// One message and nothing else.
+    fn of(entry: &'a [Ref]) -> Extent<'a> {
+        let from = entry.first().map_or(0, |entry| u64::from(entry.offset));
+        let len = entry.first().map_or(0, |entry| record_bytes(entry.length as usize));
+        Extent { from, to: from + len as u64, refs: entry }
+    }
 }
 
 /// Groups messages that lie close together.

@@ -4,14 +4,19 @@
 //! The segment may be damaged too. What its records cannot tell any more, the old index may still: then
 //! the messages stay in the index, and are found damaged by name when their turn comes. Otherwise nobody
 //! knows their numbers, and they leave the counts; either way it is told whose they were.
+//!
+//! That is said only of bytes that were read and are wrong. Where the disk gives none, they may be there
+//! again in a moment: nothing is built then from what is left, and whoever asks is told to come back.
 
 use super::format::Seed;
-use super::index::{IndexFile, SegmentIndex};
+use super::index::{IndexError, IndexFile, SegmentIndex};
 use super::refs::{MessageEntry, Messages, Ref, Refs};
 use super::shared::Shared;
 use super::state::{Place, State, release};
-use super::storage::{Disk, DiskFile};
+use super::storage::around::Around;
+use super::storage::{Disk, DiskFile, is_missing, is_shortage};
 use super::survey::{Flaw, FlawKind, survey};
+use super::trouble::Spot;
 use restante_actors::events;
 use restante_actors::journal::Damage;
 use restante_protocol::id::{MessageNumber, PeerId};
@@ -41,37 +46,44 @@ pub(super) struct Sealed {
     pub(super) data_end: u64,
 }
 
+/// What else than its records speaks of a segment.
+pub(super) struct Witness {
+    /// The messages of its old index.
+    pub(super) old: Option<Messages>,
+    /// Whether what neither can tell is gone for good, and not merely out of reach for now.
+    pub(super) is_final: bool,
+}
+
 impl Rebuilt {
-    /// Reads a segment through, and the messages of its old index if these can still be read.
+    /// Reads a segment through; without `file` there is none any more.
+    ///
+    /// # Errors
+    /// What the disk said; also when something is missing that may come back.
     pub(super) fn read(
-        disk: &dyn Disk,
-        file: &Arc<dyn DiskFile>,
+        file: Option<&Arc<dyn DiskFile>>,
+        witness: &Witness,
         journal_seed: u32,
         sealed: Sealed,
     ) -> io::Result<Rebuilt> {
         let Sealed { id, first, next, data_end } = sealed;
-        let seed = Seed::new(journal_seed, id);
-        let found = survey(file, seed, Some(first), Some(data_end), |_| {})?;
-        let (mut index, mut lost) = (found.index, Vec::new());
-        for Flaw { what, .. } in &found.flaws {
-            let range = match *what {
-                // At the end the segment's own last number is what would have followed.
-                FlawKind::Hole { to, first: from, next: to_number } => {
-                    let at_end = from == to_number && to >= data_end;
-                    from..if at_end { next } else { to_number }
-                }
-                FlawKind::Strange { number, .. } => number..number + 1,
-                // Its receivers are known; it is found when it is read.
-                FlawKind::BadPayload(_) => continue,
-            };
-            if range.start >= first && range.start < range.end {
-                lost.push(range);
+        let (mut index, mut lost) = (SegmentIndex::default(), Vec::new());
+        match file {
+            Some(file) => {
+                let seed = Seed::new(journal_seed, id);
+                let found = survey(file, seed, Some(first), Some(data_end), |_| {})?;
+                index = found.index;
+                let ranges = found.flaws.iter().filter_map(|flaw| lost_in(flaw, sealed));
+                lost.extend(ranges.filter(|range| range.start >= first && range.start < range.end));
             }
+            None => lost.push(first..next),
         }
-        let old = named_by(disk, id).filter(|_| !lost.is_empty());
+        let old = witness.old.as_ref().filter(|_| !lost.is_empty());
+        if !lost.is_empty() && old.is_none() && !witness.is_final {
+            return Err(io::Error::other("what is missing in it may be out of reach only for now"));
+        }
         let named = old.map(|old| {
             let ranges = lost.iter();
-            ranges.map(|range| take_over(&mut index, &old, first, range.clone())).collect()
+            ranges.map(|range| take_over(&mut index, old, first, range.clone())).collect()
         });
         Ok(Rebuilt { index: Arc::new(index), lost, named })
     }
@@ -98,10 +110,36 @@ impl Rebuilt {
     }
 }
 
-/// The messages of an index whose other parts may be damaged.
-pub(super) fn named_by(disk: &dyn Disk, id: u64) -> Option<Messages> {
-    let index = IndexFile::open(disk, &Shared::index_path(id)).ok()?;
-    index.messages().ok().filter(|_| index.facts.id == id)
+/// The numbers that a flaw in a segment leaves unknown.
+fn lost_in(flaw: &Flaw, sealed: Sealed) -> Option<Range<MessageNumber>> {
+    match flaw.what {
+        // At the end the segment's own last number is what would have followed.
+        FlawKind::Hole { to, first: from, next: to_number } => {
+            let at_end = from == to_number && to >= sealed.data_end;
+            Some(from..if at_end { sealed.next } else { to_number })
+        }
+        FlawKind::Strange { number, .. } => Some(number..number + 1),
+        // Its receivers are known; it is found when it is read.
+        FlawKind::BadPayload(_) => None,
+    }
+}
+
+/// The messages of an index whose other parts may be damaged; none where these are too, or there is
+/// no index.
+///
+/// # Errors
+/// What the disk said: they may be sound.
+pub(super) fn named_by(disk: &dyn Disk, id: u64) -> io::Result<Option<Messages>> {
+    let index = match IndexFile::open(disk, &Shared::index_path(id)) {
+        Ok(index) if index.facts.id == id => index,
+        Err(IndexError::Io(error)) if !is_missing(&error) => return Err(error),
+        Ok(_) | Err(_) => return Ok(None),
+    };
+    match index.messages() {
+        Ok(messages) => Ok(Some(messages)),
+        Err(IndexError::Io(error)) => Err(error),
+        Err(_) => Ok(None),
+    }
 }
 
 /// Adds what an old index knows of messages whose records are gone; says for whom they were.
@@ -184,19 +222,57 @@ impl State {
 }
 
 impl Shared {
-    /// Replaces the index of a segment, whose file is damaged as `why` says.
-    pub(super) fn rebuild_index(&self, id: u64, why: &str) -> io::Result<()> {
+    /// Replaces the index of a segment, which cannot be used, as `why` says, for a search for `peer`.
+    ///
+    /// # Errors
+    /// What the disk said. Nothing has changed, and nothing is taken for lost: it is to be tried again.
+    /// What cannot be read although it is there counts as damage only where that has lasted, and where
+    /// something names the messages concerned.
+    pub(super) fn rebuild_index(&self, id: u64, peer: PeerId, why: IndexError) -> io::Result<()> {
         // Given back in the meantime, or built already.
         let Some(sealed) = self.unindexed(id) else { return Ok(()) };
-        let file = self.segment_file(id)?;
-        let rebuilt = Rebuilt::read(&*self.disk, &file, self.seed, sealed)?;
-        let path = Shared::index_path(id);
-        self.forget_index(id);
+        let spot = Spot { segment: id, peer, number: 0 };
+        let told = why.to_string();
+        let rebuilt = match why {
+            IndexError::Io(error) if is_shortage(&error) => Err(error),
+            _ => self.read_anew(sealed, spot),
+        };
+        let rebuilt = rebuilt.inspect_err(|error| {
+            self.reading.troubles.is_lasting(spot, error);
+        })?;
+        self.put_in_place(sealed, rebuilt, &told);
+        Ok(())
+    }
+
+    fn read_anew(&self, sealed: Sealed, spot: Spot) -> io::Result<Rebuilt> {
+        let old = named_by(&*self.disk, sealed.id);
+        let is_final = old.is_ok();
+        let mut witness = Witness { old: old.unwrap_or_default(), is_final };
+        let file = match self.segment_file(sealed.id) {
+            Ok(file) => Some(file),
+            Err(error) if is_missing(&error) => None,
+            Err(error) => return Err(error),
+        };
+        let error = match Rebuilt::read(file.as_ref(), &witness, self.seed, sealed) {
+            Err(error) if witness.old.is_some() && !is_shortage(&error) => error,
+            read => return read,
+        };
+        let Some(file) = file.filter(|_| self.reading.troubles.has_lasted(spot)) else {
+            return Err(error);
+        };
+        witness.is_final = false;
+        let around: Arc<dyn DiskFile> = Around::new(file);
+        Rebuilt::read(Some(&around), &witness, self.seed, sealed)
+    }
+
+    fn put_in_place(&self, sealed: Sealed, rebuilt: Rebuilt, why: &str) {
+        let path = Shared::index_path(sealed.id);
+        self.forget_index(sealed.id);
         let told = {
             let mut state = self.state.lock();
-            let segment = state.segments.iter().position(|segment| segment.id == id);
+            let segment = state.segments.iter().position(|segment| segment.id == sealed.id);
             let in_file = |place: &usize| matches!(state.segments[*place].index, Place::File);
-            let Some(place) = segment.filter(in_file) else { return Ok(()) };
+            let Some(place) = segment.filter(in_file) else { return };
             let told = rebuilt.account(&mut state, sealed);
             state.segments[place].index = Place::Sealed(rebuilt.index);
             told.iter().for_each(|damage| state.lose(damage.first, damage.next));
@@ -205,22 +281,6 @@ impl Shared {
         events::journal_finding(&format!("{path} is built again from its segment: {why}"));
         told.iter().for_each(tell);
         self.wake_keeper();
-        Ok(())
-    }
-
-    /// Tells, once, that neither the index nor the records of a segment can be read: whose messages are
-    /// in it, and that they are passed over.
-    pub(super) fn give_up_segment(&self, id: u64) {
-        let Some(Sealed { first, next, .. }) = self.unindexed(id) else { return };
-        let receivers = {
-            let mut state = self.state.lock();
-            if state.lost.contains(&(first, next)) {
-                return;
-            }
-            state.lose(first, next);
-            state.open_in(first)
-        };
-        tell(&Damage { file: Shared::segment_path(id), first, next, receivers, complete: true });
     }
 
     /// A sealed segment whose index is nowhere but in its file.
@@ -230,24 +290,6 @@ impl Shared {
         let sealed = matches!(segment.index, Place::File);
         let (first, next, data_end) = (segment.first, segment.next?, segment.data_end);
         sealed.then_some(Sealed { id, first, next, data_end })
-    }
-}
-
-impl State {
-    /// How much is open or parked in a segment, by receiver.
-    fn open_in(&self, first: MessageNumber) -> Vec<(PeerId, u64)> {
-        let mut receivers: Vec<_> = self
-            .peers
-            .iter()
-            .filter_map(|(id, peer)| {
-                let place = peer.held.binary_search_by_key(&first, |held| held.first).ok()?;
-                let held = &peer.held[place];
-                Some((*id, u64::from(held.open) + u64::from(held.parked().len())))
-            })
-            .filter(|(_, live)| *live > 0)
-            .collect();
-        receivers.sort_unstable();
-        receivers
     }
 }
 

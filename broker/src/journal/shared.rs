@@ -6,7 +6,7 @@
 //! a disk access, except by whoever makes a segment ready, against the other who might.
 
 use super::backup::Pins;
-use super::cache::Cache;
+use super::cache::Reading;
 use super::format::{RecordHeader, record_bytes};
 use super::history::HistoryNote;
 use super::options::Options;
@@ -45,7 +45,7 @@ pub(super) struct Shared {
     pub(super) pool: Mutex<Pool>,
     /// Held while a segment is made ready, so that ids ascend in the order in which segments are used.
     pub(super) making: Mutex<()>,
-    pub(super) cache: Mutex<Cache>,
+    pub(super) reading: Reading,
     /// Holds off all removals while a backup is taken.
     pub(super) pins: Pins,
     pub(super) keeper: Mutex<KeeperWork>,
@@ -206,7 +206,7 @@ impl Shared {
             state: Mutex::new(parts.state),
             pool: Mutex::new(parts.pool),
             making: Mutex::new(()),
-            cache: Mutex::new(Cache::default()),
+            reading: Reading::default(),
             pins: Pins::default(),
             keeper: Mutex::new(KeeperWork::default()),
             keeper_wake: Condvar::new(),

@@ -7,8 +7,10 @@
 
 use super::*;
 
-/// Pause after a read that failed or brought nothing new.
+/// Pause after a read that brought nothing new, and after the first that failed.
 const LOAD_RETRY: Duration = Duration::from_millis(500);
+/// How often that pause is doubled while reads go on failing: up to 32 s.
+const LOAD_DOUBLINGS_MAX: u32 = 6;
 /// Wanted messages further apart than this are read separately.
 const WANTED_GAP_MAX: u64 = 64;
 /// Fewest messages asked for while the window opens.
@@ -54,6 +56,7 @@ impl<B> Delivery<B> {
         through: MessageNumber,
     ) {
         let Some(loading) = self.loading.take() else { return };
+        self.load_failures = 0;
         if loading.is_stale || !self.link.is_up() {
             return;
         }
@@ -77,13 +80,22 @@ impl<B> Delivery<B> {
         }
     }
 
-    /// The answer to [`Delivery::poll_load`] when nothing could be read: it is asked again later.
+    /// The answer to [`Delivery::poll_load`] when nothing could be read: it is asked again later, and
+    /// later each time in a row.
     pub fn handle_load_failed(&mut self, now: Time) {
         let Some(loading) = self.loading.take() else { return };
         self.queue.abandon_read();
+        let pause = LOAD_RETRY * (1 << self.load_failures.min(LOAD_DOUBLINGS_MAX));
+        self.load_failures = self.load_failures.saturating_add(1);
         if !loading.is_stale && self.link.is_up() {
-            self.load_retry_at = Some(now + LOAD_RETRY);
+            self.load_retry_at = Some(now + pause);
         }
+    }
+
+    /// Whether a message lies in the stretch that is being read.
+    pub(super) fn is_loading(&self, number: MessageNumber) -> bool {
+        let asked = self.loading.as_ref().map(|loading| loading.asked);
+        asked.is_some_and(|asked| asked.after < number && number <= asked.through)
     }
 
     /// Whether more messages are about to come from the journal.
@@ -193,5 +205,28 @@ impl<B> Delivery<B> {
             let queued = self.queue.bytes() + self.held.bytes();
             self.waiting_bytes = queued + self.retries.bytes() + straight;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_being_read_can_be_set_aside_however_much_is_ahead_of_it() {
+        let newest = AHEAD_MAX as u64 + 10;
+        let start = Start { newest, messages: newest, ..Start::default() };
+        let mut core = Delivery::<()>::new(Time::ZERO, &PeerSettings::default(), start, 1);
+        core.handle_link_up(Time::ZERO, 1, None);
+        let load = core.poll_load().unwrap();
+        for number in 11..=newest {
+            assert_eq!(core.handle_exclude(Time::ZERO, number, 0, "poison"), Ok(()));
+        }
+        assert_eq!(core.handle_exclude(Time::ZERO, 1, 0, "damaged"), Ok(()));
+        core.handle_loaded(Time::ZERO, std::iter::empty(), 1);
+        assert_eq!((core.poll_load().map(|load| load.after), load.after), (Some(1), 0));
+        // Not asked for: the next read would bring it.
+        core.handle_load_failed(Time::ZERO);
+        assert_eq!(core.handle_exclude(Time::ZERO, 5, 0, "poison"), Err(NotExcluded::TooMany));
     }
 }

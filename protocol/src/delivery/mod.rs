@@ -128,6 +128,8 @@ pub struct Delivery<B> {
     // Reading from the journal.
     loading: Option<Loading>,
     load_retry_at: Option<Time>,
+    /// Reads that have failed in a row.
+    load_failures: u32,
 
     // To be drained.
     settled: VecDeque<Settled>,
@@ -181,6 +183,7 @@ impl<B> Delivery<B> {
             refusal_why: Arc::from(""),
             loading: None,
             load_retry_at: None,
+            load_failures: 0,
             settled: VecDeque::new(),
             parked: VecDeque::new(),
             commands: VecDeque::new(),
@@ -361,7 +364,8 @@ impl<B> Delivery<B> {
         if !self.queue.is_unread(number) {
             return Err(NotExcluded::NotOpen);
         }
-        if self.queue.ahead() >= AHEAD_MAX {
+        // One that is being read is passed by in a moment, and nothing is passed before it is out.
+        if self.queue.ahead() >= AHEAD_MAX && !self.is_loading(number) {
             return Err(NotExcluded::TooMany);
         }
         self.queue.done_ahead(number);

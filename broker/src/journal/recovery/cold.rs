@@ -51,7 +51,7 @@ fn name_holes(
     tail: &mut Tail,
 ) {
     let file = Shared::segment_path(found.id);
-    if let Some(old) = named_by(disk, found.id) {
+    if let Some(old) = named_by(disk, found.id).ok().flatten() {
         for hole in holes {
             let receivers = take_over(index, &old, found.first, hole.clone());
             let (file, first, next) = (file.clone(), hole.start, hole.end);

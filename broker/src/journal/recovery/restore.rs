@@ -8,11 +8,12 @@
 use super::super::checkpoint::{PeerNote, Snapshot, TouchedNote};
 use super::super::held::Held;
 use super::super::index::{DirectoryEntry, IndexError, IndexFile};
-use super::super::rebuild::{Rebuilt, Sealed};
+use super::super::rebuild::{Rebuilt, Sealed, Witness, named_by};
 use super::super::refs::Refs;
 use super::super::shared::Shared;
 use super::super::state::{Place, Segment, State};
-use super::super::storage::Disk;
+use super::super::storage::around::Around;
+use super::super::storage::{Disk, DiskFile, is_shortage};
 use super::inventory::{FoundSegment, Inventory};
 use super::scan::{Replay, Scanned};
 use foldhash::{HashMap, HashSet};
@@ -242,14 +243,17 @@ impl Restored {
                         held.count(floor, refs.as_ref());
                         continue;
                     }
-                    Err(IndexError::Io(error)) => return Err(error),
+                    Err(IndexError::Io(error)) if is_shortage(&error) => return Err(error),
                     Err(why) => {
                         // The segment knows it, unless it is damaged too.
                         let file = disk.open(&Shared::segment_path(segment.id))?;
                         let Segment { id, first, data_end, .. } = *segment;
                         let next = segment.next.unwrap_or(first);
                         let sealed = Sealed { id, first, next, data_end };
-                        let built = Rebuilt::read(disk, &file, seed, sealed)?;
+                        let file: Arc<dyn DiskFile> = Around::new(file);
+                        let old = named_by(disk, id).unwrap_or_default();
+                        let witness = Witness { old, is_final: true };
+                        let built = Rebuilt::read(Some(&file), &witness, seed, sealed)?;
                         segment.index = Place::Sealed(Arc::clone(&built.index));
                         let path = Shared::index_path(id);
                         self.findings

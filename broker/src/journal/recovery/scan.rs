@@ -291,7 +291,7 @@ impl<'a> Scan<'a> {
         let file = Shared::segment_path(self.found.id);
         let messages = match &self.found.index {
             Some(index) => index.messages().ok(),
-            None => named_by(&**self.disk, self.found.id),
+            None => named_by(&**self.disk, self.found.id).ok().flatten(),
         };
         let (receivers, complete) = match messages {
             Some(messages) => (messages.receivers(self.found.first, first, next), true),

@@ -26,6 +26,10 @@ enum Fault {
     /// `twice`: a sync is done twice. A file system that is shut down while it syncs may say that it is
     /// done when it is not; the second time it says that it is down.
     Twice,
+    /// `read`: a read fails.
+    Read,
+    /// `open`: no file can be opened, because too many are.
+    Open,
 }
 
 /// The disk, with faults if the environment asks for them.
@@ -53,6 +57,8 @@ fn fault(control: &PathBuf) -> Option<Fault> {
         "full" => Some(Fault::Full),
         "no-sync" => Some(Fault::NoSync),
         "twice" => Some(Fault::Twice),
+        "read" => Some(Fault::Read),
+        "open" => Some(Fault::Open),
         _ => None,
     }
 }
@@ -83,6 +89,9 @@ impl Disk for FaultyDisk {
     }
 
     fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
+        if fault(&self.control) == Some(Fault::Open) {
+            return Err(io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error()));
+        }
         self.disk.open(path).map(|file| self.wrap(file))
     }
 
@@ -140,6 +149,9 @@ impl DiskFile for FaultyFile {
     }
 
     fn read_at(&self, offset: u64, len: usize, into: &mut Vec<u8>) -> io::Result<usize> {
+        if fault(&self.control) == Some(Fault::Read) {
+            return Err(io_error());
+        }
         self.file.read_at(offset, len, into)
     }
 

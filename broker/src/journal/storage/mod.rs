@@ -10,6 +10,7 @@
 //! one, a name without the bytes, and a rename may be undone. What a failed sync should have written
 //! is written by no later one, though it can be read for as long as the machine is up.
 
+pub(super) mod around;
 #[cfg(feature = "faults")]
 pub mod faulty;
 mod real;
@@ -74,4 +75,20 @@ pub trait DiskFile: Send + Sync {
 #[must_use]
 pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Whether an error says that something is not there.
+pub(super) fn is_missing(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+}
+
+/// Whether an error is one of the moment and says nothing of the file: too many are open, memory is
+/// short.
+pub(super) fn is_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let of_process = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN, Errno::NOBUFS];
+    error.kind() == io::ErrorKind::OutOfMemory
+        || error
+            .raw_os_error()
+            .is_some_and(|raw| of_process.iter().any(|errno| errno.raw_os_error() == raw))
 }

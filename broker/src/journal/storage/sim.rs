@@ -18,18 +18,23 @@
 //!   what some other file left on the medium. Room that was allocated reads as zeroes.
 //! - A rename within a directory is done or undone. One into another directory may leave both names,
 //!   never none.
+//! - Reads fail where, when and as often as a test says ([`SimDisk::sicken`], [`SimDisk::fail_turns`]),
+//!   and so do openings.
 //! - A sync that fails says nothing: what it should have written may be there or not, and the next sync,
 //!   though it succeeds, does not write it either.
 
 mod image;
+mod sickness;
 
 pub use image::Survival;
 
 use super::{Disk, DiskFile};
 use image::{Change, Content, Image, NameChange, Pending, dir_of};
 use parking_lot::Mutex;
+use sickness::{Sickness, Sicknesses};
 use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -72,6 +77,18 @@ pub enum Fault {
     Lost,
 }
 
+/// What can be wrong with a file although its bytes are there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ill {
+    /// Reads that touch these bytes fail.
+    Read(Range<u64>),
+    /// It cannot be opened: too many files are.
+    Open,
+}
+
+/// How often, where it does not pass.
+pub const FOR_GOOD: u64 = u64::MAX;
+
 /// See the module. Clones are the same disk.
 #[derive(Clone)]
 pub struct SimDisk(Arc<Mutex<Inner>>);
@@ -100,6 +117,10 @@ struct Inner {
     locked: Arc<AtomicBool>,
     watcher: Option<Watcher>,
     cuts: Vec<Cut>,
+    sick: Sicknesses,
+    /// Shared by all files that are open.
+    handles: Arc<()>,
+    handles_max: usize,
 }
 
 impl SimDisk {
@@ -120,6 +141,9 @@ impl SimDisk {
             locked: Arc::default(),
             watcher: None,
             cuts: Vec::new(),
+            sick: Sicknesses::default(),
+            handles: Arc::default(),
+            handles_max: usize::MAX,
         })))
     }
 
@@ -131,6 +155,36 @@ impl SimDisk {
     /// Plans a fault for the step with this number.
     pub fn fault_at(&self, step: u64, fault: Fault) {
         self.0.lock().fault = Some((step, fault));
+    }
+
+    /// The next `times` reads or openings of a file fail.
+    pub fn sicken(&self, path: &str, ill: Ill, times: u64) {
+        let path = path.to_owned();
+        self.0.lock().sick.add(match ill {
+            Ill::Read(bytes) => Sickness::Bytes { path, bytes, times },
+            Ill::Open => Sickness::Opening { path, times },
+        });
+    }
+
+    /// The reads and openings with these numbers fail, whatever they are of; see [`SimDisk::turns`].
+    pub fn fail_turns(&self, turns: Range<u64>) {
+        self.0.lock().sick.add(Sickness::Turns(turns));
+    }
+
+    /// Reads and openings so far.
+    #[must_use]
+    pub fn turns(&self) -> u64 {
+        self.0.lock().sick.turns
+    }
+
+    /// No more than this many files can be open at once.
+    pub fn open_at_most(&self, files: usize) {
+        self.0.lock().handles_max = files;
+    }
+
+    /// Everything can be read and opened again.
+    pub fn heal(&self) {
+        self.0.lock().sick.heal();
     }
 
     /// From the step with this number on nothing is free: what is in use then is the disk's size.
@@ -204,6 +258,15 @@ impl SimDisk {
     pub fn copy(&self) -> SimDisk {
         let all = Survival { mask: Some(u64::MAX), torn: false };
         self.0.lock().image.after_crash(all, &mut Dice(0))
+    }
+}
+
+impl SimDisk {
+    fn handle(&self, inner: &Inner, id: u64) -> io::Result<Arc<dyn DiskFile>> {
+        if Arc::strong_count(&inner.handles) > inner.handles_max {
+            return Err(sickness::too_many_files());
+        }
+        Ok(Arc::new(SimFile { disk: self.clone(), id, _handle: Arc::clone(&inner.handles) }))
     }
 }
 
@@ -288,22 +351,23 @@ impl Disk for SimDisk {
         if let Some(id) = inner.image.names.get(path).copied() {
             // The same file, emptied: its name is as durable as it was.
             drop(inner);
-            let file = SimFile { disk: self.clone(), id };
+            let file = self.handle(&self.0.lock(), id)?;
             file.truncate(0)?;
-            return Ok(Arc::new(file));
+            return Ok(file);
         }
         let id = inner.image.next_file;
         inner.image.next_file += 1;
         inner.image.files.insert(id, Content::default());
         let change = NameChange::Create(path.to_owned(), id);
         inner.change_names(vec![change], format!("create {path}"))?;
-        Ok(Arc::new(SimFile { disk: self.clone(), id }))
+        self.handle(&inner, id)
     }
 
     fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let inner = self.0.lock();
+        let mut inner = self.0.lock();
         let id = *inner.image.names.get(path).ok_or(io::ErrorKind::NotFound)?;
-        Ok(Arc::new(SimFile { disk: self.clone(), id }))
+        inner.sick.open(path)?;
+        self.handle(&inner, id)
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -403,6 +467,8 @@ impl Drop for Unlock {
 struct SimFile {
     disk: SimDisk,
     id: u64,
+    /// Counts as open until it goes.
+    _handle: Arc<()>,
 }
 
 impl SimFile {
@@ -453,10 +519,12 @@ impl DiskFile for SimFile {
     }
 
     fn read_at(&self, offset: u64, len: usize, into: &mut Vec<u8>) -> io::Result<usize> {
-        let inner = self.disk.0.lock();
+        let mut inner = self.disk.0.lock();
         if inner.crashed {
             return Err(io::Error::other("the machine is down"));
         }
+        let Inner { image, sick, .. } = &mut *inner;
+        sick.read(|| image.name_of(self.id), offset..offset.saturating_add(len as u64))?;
         let bytes = inner.image.files.get(&self.id).map_or(&[][..], |file| &file.current);
         let from = bytes.len().min(offset as usize);
         let to = bytes.len().min(from + len);

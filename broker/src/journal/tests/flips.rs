@@ -113,10 +113,10 @@ fn found(disk: SimDisk, what: &str) -> Option<Found> {
                     after = page.through;
                     messages.extend(page.messages.iter().map(|m| (m.number, m.body.to_vec())));
                 }
-                Err(ReadError::Damaged { number, through, detail }) => {
-                    assert!(through > after, "{what}: reading can go on");
+                Err(ReadError::Damaged { number, detail }) => {
+                    assert!(number > after, "{what}: reading can go on");
                     found.said.push(format!("{number}: {detail}"));
-                    after = through;
+                    after = number;
                 }
                 Err(error) => panic!("{what}: {error}"),
             }

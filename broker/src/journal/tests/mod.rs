@@ -24,6 +24,7 @@ mod sick;
 mod stress;
 mod threads;
 mod tight;
+mod unread;
 
 use super::Options;
 use bytes::BytesMut;

@@ -98,7 +98,7 @@ impl Rig {
 
     /// Everything that can be read for a peer, and what cannot.
     pub(super) fn lane(&self, peer: PeerId) -> Lane1 {
-        let (mut lane, mut after) = (Lane1::default(), 0);
+        let (mut lane, mut after, mut tries) = (Lane1::default(), 0, 0);
         loop {
             let (through, bytes_max, messages_max) = (u64::MAX, 1 << 20, 7);
             let read = Read { peer, lane: Lane::Open, after, through, bytes_max, messages_max };
@@ -109,11 +109,13 @@ impl Rig {
                     let bodies = page.messages.into_iter().map(|m| (m.number, m.body.to_vec()));
                     lane.bodies.extend(bodies);
                 }
-                Err(ReadError::Damaged { number, through, detail }) => {
-                    assert!(through > after, "reading goes on");
+                Err(ReadError::Damaged { number, detail }) => {
+                    assert!(number > after, "reading goes on");
                     lane.damaged.push((number, detail));
-                    after = through;
+                    after = number;
                 }
+                // What cannot be read is tried again, until it counts as damaged.
+                Err(ReadError::Unavailable(_)) if tries < 100 => tries += 1,
                 Err(error) => panic!("{error}"),
             }
         }
