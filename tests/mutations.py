@@ -81,8 +81,8 @@ FAULTS = [
     Fault(
         "checkpoint position one too high",
         "writer.rs",
-        "Snapshot::of(&self.shared.state.lock(), self.next, next_segment)",
-        "Snapshot::of(&self.shared.state.lock(), self.next + 1, next_segment)",
+        "Snapshot::of(&state, self.next, next_segment)",
+        "Snapshot::of(&state, self.next + 1, next_segment)",
     ),
     Fault(
         "record checksum not compared",
@@ -111,8 +111,8 @@ FAULTS = [
     Fault(
         "torn payload kept",
         "recovery/scan.rs",
-        "if self.is_next(&header) && self.is_synced(&header)? =>",
-        "if self.is_next(&header) =>",
+        "                        && self.is_synced(&header)? =>\n",
+        "                        =>\n",
     ),
     Fault(
         "park lost when replayed",
@@ -147,8 +147,8 @@ FAULTS = [
     Fault(
         "segment reclaimed too early",
         "checkpoint.rs",
-        ".filter(|segment| segment.live > 0 || segment.next.is_none())",
-        ".filter(|segment| segment.live > 1 || segment.next.is_none())",
+        ".filter(|segment| segment.live > 0 || !matches!(segment.index, Place::File))",
+        ".filter(|segment| segment.live > 1 || !matches!(segment.index, Place::File))",
     ),
     Fault(
         "file renamed before its sync",
@@ -171,14 +171,14 @@ FAULTS = [
     Fault(
         "name of a new segment not synced",
         "segment.rs",
-        "    disk.sync_dir(\"segments\")?;\n    let filled =",
-        "    let filled =",
+        "        disk.sync_dir(\"segments\")?;\n        Ok(file)\n",
+        "        Ok(file)\n",
     ),
     Fault(
         "header of a new segment not synced",
         "segment.rs",
-        "    file.sync()?;\n    disk.rename(name, &Shared::segment_path(id))?;\n",
-        "    disk.rename(name, &Shared::segment_path(id))?;\n",
+        "        file.sync()?;\n        disk.rename(name, &path)?;\n",
+        "        disk.rename(name, &path)?;\n",
     ),
     Fault(
         "copies not synced",
@@ -207,7 +207,7 @@ FAULTS = [
     Fault(
         "what is live is not kept from the reclaimed",
         "keeper.rs",
-        "                .filter(|segment| segment.live == 0)\n",
+        "        && segment.live == 0\n",
         "",
     ),
     Fault(
@@ -215,6 +215,79 @@ FAULTS = [
         "held.rs",
         "                settled += u32::from(self.mark_settled(relative));\n",
         "                self.mark_settled(relative);\n                settled += 1;\n",
+    ),
+    Fault(
+        "history lost with a segment whose index is not written",
+        "checkpoint.rs",
+        ".filter(|segment| segment.live > 0 || !matches!(segment.index, Place::File))",
+        ".filter(|segment| segment.live > 0 || segment.next.is_none())",
+    ),
+    Fault(
+        "no room for a copy on a full disk",
+        "compact/copy.rs",
+        "shared.with_room(Purpose::Copy, || file.allocate(bytes))",
+        "file.allocate(bytes)",
+    ),
+    Fault(
+        "reclaiming waits for an index",
+        "keeper.rs",
+        "        gone.into_iter().try_for_each(|id| self.shared.reclaim(id))?;\n",
+        "        self.write_indexes()?;\n"
+        "        gone.into_iter().try_for_each(|id| self.shared.reclaim(id))?;\n",
+    ),
+    Fault(
+        "segment that could not be made ready left lying",
+        "segment.rs",
+        "        None => drop((disk.unlink(&fresh), disk.unlink(&path))),\n",
+        "        None => {}\n",
+    ),
+    Fault(
+        "spare segment lost where it could not be made ready",
+        "keeper.rs",
+        "            .inspect_err(|_| self.pool.lock().spares.extend(spare))\n",
+        "",
+    ),
+    Fault(
+        "no peer is ever forgotten",
+        "state.rs",
+        "!peer.held.is_empty() || peer.newest >= oldest",
+        "!peer.held.is_empty() || peer.newest >= oldest || oldest > 0",
+    ),
+    Fault(
+        "peers forgotten that an index still names",
+        "state.rs",
+        "!peer.held.is_empty() || peer.newest >= oldest",
+        "!peer.held.is_empty() || oldest == 0",
+    ),
+    Fault(
+        "log behind a large checkpoint without a bound",
+        "keeper.rs",
+        "LOG_PER_CHECKPOINT.saturating_mul(size).min(tail)",
+        "LOG_PER_CHECKPOINT.saturating_mul(size).max(tail.min(1))",
+    ),
+    Fault(
+        "settle longer than its checksum covers",
+        "shared.rs",
+        "let max = self.caps.record_bytes_max.min(usize::from(u16::MAX));",
+        "let max = self.caps.record_bytes_max;",
+    ),
+    Fault(
+        "damaged settle replayed",
+        "recovery/scan.rs",
+        "header.kind == RecordKind::Message as u8",
+        "header.kind != KIND_MARK",
+    ),
+    Fault(
+        "parked bytes not in the checkpoint",
+        "checkpoint.rs",
+        "            parked_bytes: held.parked_bytes(),\n",
+        "            parked_bytes: 0,\n",
+    ),
+    Fault(
+        "parked bytes lost where segments become one",
+        "compact/merge.rs",
+        "            parked_bytes += held.parked_bytes();\n",
+        "",
     ),
 ]
 
