@@ -21,8 +21,7 @@ use restante_actors::events;
 use restante_protocol::refusal::{Code, Refusal};
 use std::io;
 
-/// What room that is kept may be given up for. The later ones go on where the earlier ones have to
-/// wait, because what they do gives room back.
+/// What room that is kept may be given up for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     Index,
@@ -30,21 +29,18 @@ pub(super) enum Purpose {
     /// What compaction writes: where every segment holds something that nobody fetches, it alone makes
     /// room.
     Copy,
-    /// A checkpoint behind which segments go. Should the log need another one in that moment, it waits
-    /// for the first of these.
+    /// A checkpoint behind which segments go.
     Reclaim,
 }
 
 impl Purpose {
-    /// Ready segments that are left to what is more urgent, the log above all.
-    fn leaves(self, ready_segments: usize) -> usize {
-        let least = match self {
-            Purpose::Index => 2,
-            Purpose::Checkpoint | Purpose::Copy => 1,
-            Purpose::Reclaim => 0,
-        };
-        // With few of them there is no such choice.
-        least.min(ready_segments - 1)
+    /// Ready segments that are left to what is more urgent. What gives back more than it takes leaves
+    /// none: should the log need one in that moment, it waits for the first that comes back.
+    fn leaves(self) -> usize {
+        match self {
+            Purpose::Index | Purpose::Checkpoint => 1,
+            Purpose::Copy | Purpose::Reclaim => 0,
+        }
     }
 }
 
@@ -76,7 +72,7 @@ impl Shared {
             match pool.spares.pop() {
                 Some(spare) => Some(spare.path),
                 // The last one made: the log goes on in the order of their ids.
-                None if pool.ready.len() > purpose.leaves(self.options.ready_segments) => {
+                None if pool.ready.len() > purpose.leaves() => {
                     pool.ready.pop_back().map(|ready| Shared::segment_path(ready.id))
                 }
                 None => None,
