@@ -147,8 +147,8 @@ FAULTS = [
     Fault(
         "segment reclaimed too early",
         "checkpoint.rs",
-        ".filter(|segment| segment.live > 0 || !matches!(segment.index, Place::File))",
-        ".filter(|segment| segment.live > 1 || !matches!(segment.index, Place::File))",
+        ".filter(|segment| segment.live > 0 || segment.next.is_none())",
+        ".filter(|segment| segment.live > 1 || segment.next.is_none())",
     ),
     Fault(
         "file renamed before its sync",
@@ -218,9 +218,15 @@ FAULTS = [
     ),
     Fault(
         "history lost with a segment whose index is not written",
-        "checkpoint.rs",
-        ".filter(|segment| segment.live > 0 || !matches!(segment.index, Place::File))",
-        ".filter(|segment| segment.live > 0 || segment.next.is_none())",
+        "keeper.rs",
+        "        snapshot.keep_unindexed(&self.shared.state.lock());\n",
+        "        snapshot.position += 0;\n",
+    ),
+    Fault(
+        "a source that cannot be opened is the journal's end",
+        "compact/copy.rs",
+        "let file = shared.segment_file(live.id).map_err(|error| unreadable(&error))?;",
+        "let file = shared.segment_file(live.id)?;",
     ),
     Fault(
         "no room for a copy on a full disk",

@@ -68,13 +68,12 @@ pub(super) struct TouchedNote {
 
 impl Snapshot {
     /// What `state` says at this position, where everything before it is durable. Sealed segments
-    /// without anything live are left out: they may go once this snapshot is durable. One whose index is
-    /// not in its file yet stays for that: its history is made of it.
+    /// without anything live are left out: they may go once this snapshot is durable.
     pub(super) fn of(state: &State, position: MessageNumber, next_segment: u64) -> Snapshot {
         let segments = state
             .segments
             .iter()
-            .filter(|segment| segment.live > 0 || !matches!(segment.index, Place::File))
+            .filter(|segment| segment.live > 0 || segment.next.is_none())
             .map(|segment| SegmentNote { id: segment.id, first: segment.first, live: segment.live })
             .collect();
         let touched = |held: &&Held| held.is_touched();
@@ -100,6 +99,19 @@ impl Snapshot {
         peers.sort_unstable_by_key(|peer| peer.peer);
         let lost = state.lost.clone();
         Snapshot { position, next_segment, segments, peers, lost }
+    }
+
+    /// Names those segments too whose index could not be written yet, though nothing of them is live:
+    /// their history is made of it.
+    pub(super) fn keep_unindexed(&mut self, state: &State) {
+        let sealed = state.segments.iter().filter(|s| s.next.is_some_and(|n| n <= self.position));
+        for segment in sealed.filter(|segment| !matches!(segment.index, Place::File)) {
+            let (id, first) = (segment.id, segment.first);
+            let place = self.segments.partition_point(|note| note.first < first);
+            if self.segments.get(place).is_none_or(|note| note.id != id) {
+                self.segments.insert(place, SegmentNote { id, first, live: 0 });
+            }
+        }
     }
 
     fn encode(&self) -> Vec<u8> {

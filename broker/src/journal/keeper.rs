@@ -151,7 +151,8 @@ impl Keeper {
 
     fn write_checkpoint(&mut self) -> io::Result<()> {
         let Some(job) = self.shared.keeper.lock().checkpoint.take() else { return Ok(()) };
-        let CheckpointJob { snapshot, application } = job;
+        let CheckpointJob { mut snapshot, application } = job;
+        snapshot.keep_unindexed(&self.shared.state.lock());
         let header = self.shared.header(FileKind::Checkpoint, snapshot.position);
         let bytes = checkpoint::encode(&header, &snapshot, &application);
         let kept: HashSet<u64> = snapshot.segments.iter().map(|note| note.id).collect();

@@ -11,6 +11,7 @@ use super::{A, B, batch_of, small};
 use restante_actors::journal::{Ended, Lane, Read, Settle};
 use restante_protocol::id::{MessageNumber, PeerId};
 use restante_protocol::record::{MESSAGE_FIXED_BYTES, Outcome, ParkRecord};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const SEGMENT: u64 = 16 * 1024;
@@ -381,4 +382,39 @@ fn what_a_receiver_is_working_through_is_left_to_it() {
     }
     assert!(looked > 0, "nothing was ever thin enough to be looked at");
     assert_eq!(cold_segments(&world), 0);
+}
+
+/// Milliseconds of a clock that goes on when a test says so.
+static NOW_MS: AtomicU64 = AtomicU64::new(1_000);
+
+#[test]
+fn a_segment_that_cannot_be_opened_stays_as_it_is_until_it_is_tried_again() {
+    let options = Options { now_ms: || NOW_MS.load(Ordering::Relaxed), ..options() };
+    let mut world = World::new(SimDisk::new(1 << 26), options).unwrap();
+    let waiting = mixed(&mut world, 200);
+    world.checkpoint();
+    world.engine.keeper.turn();
+    let id = world.engine.shared.state.lock().segments[3].id;
+    let is_there = |world: &World| {
+        world.engine.shared.state.lock().segments.iter().any(|segment| segment.id == id)
+    };
+    let path = Shared::segment_path(id);
+    let bytes = world.disk.bytes_of(&path).unwrap();
+    world.disk.unlink(&path).unwrap();
+    tidy_up(&mut world);
+    let shared = &world.engine.shared;
+    assert!(!shared.is_dead(), "{:?}", shared.refusal());
+    assert!(cold_segments(&world) > 0, "the others are compacted");
+    assert!(is_there(&world), "it is left alone");
+
+    let file = world.disk.create(&path).unwrap();
+    file.write_at(&[std::io::IoSlice::new(&bytes)], 0).unwrap();
+    file.sync().unwrap();
+    NOW_MS.fetch_add(60_000, Ordering::Relaxed);
+    tidy_up(&mut world);
+    assert!(is_there(&world), "for a while");
+    NOW_MS.fetch_add(60 * 60_000, Ordering::Relaxed);
+    tidy_up(&mut world);
+    assert!(!is_there(&world), "it has healed");
+    assert_eq!(lane(&world, B, Lane::Open), waiting);
 }

@@ -176,7 +176,11 @@ impl Model {
             let agrees = match fate {
                 Fate::Open => ended.is_none(),
                 Fate::Parked(said) => match ended {
-                    Some(Ended::Parked(park)) => park.at_ms == said.at_ms || said.record == NEVER,
+                    // Where its record is no longer kept, a park is told at time 0.
+                    Some(Ended::Parked(park)) => {
+                        let vague = said.record == NEVER || (aged && park.at_ms == 0);
+                        park.at_ms == said.at_ms || vague
+                    }
                     Some(Ended::Settled { .. }) => false,
                     None => said.record >= self.sure,
                 },
