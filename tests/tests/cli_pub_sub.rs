@@ -107,12 +107,15 @@ async fn key_and_headers_travel_with_the_message() {
 async fn a_refused_receiver_is_named_and_the_others_get_the_message() {
     let (_scene, node, cli) = with_peers("a_refused_receiver_is_na", &["a"]).await;
     let partly = cli.run(&["pub", "--to", "a,nobody", "x"]);
-    partly.failed(5, &["nobody: unknown_receiver; add the peer first: restante peer add"]);
+    partly.failed(
+        5,
+        &["nobody: unknown_receiver: no peer has this name; add the peer first: restante peer add"],
+    );
     assert_eq!(partly.text().trim().len(), 26, "the id is printed: {partly:?}");
     assert_eq!(cli.ok(&["sub", "a", "--raw", "-C", "1"]), "x\n");
 
     let wholly = cli.run(&["pub", "--to", "nobody", "x"]);
-    wholly.failed(5, &["nobody: unknown_receiver; "]);
+    wholly.failed(5, &["nobody: unknown_receiver: no peer has this name; "]);
     assert_eq!(wholly.text(), "");
 
     let logged = eventually("both refusals in the log", LIMIT, async || {
