@@ -5,7 +5,7 @@ use super::super::format::{SEGMENT_HEADER_BYTES, is_cold, record_bytes};
 use super::super::recovery::Engine;
 use super::super::shared::Shared;
 use super::super::storage::Disk;
-use super::super::storage::sim::{Dice, SimDisk};
+use super::super::storage::sim::{Dice, Ill, SimDisk};
 use super::model::World;
 use super::{A, B, batch_of, small};
 use restante_actors::journal::{Ended, Lane, Read, Settle};
@@ -417,4 +417,42 @@ fn a_segment_that_cannot_be_opened_stays_as_it_is_until_it_is_tried_again() {
     tidy_up(&mut world);
     assert!(!is_there(&world), "it has healed");
     assert_eq!(lane(&world, B, Lane::Open), waiting);
+}
+
+/// As [`NOW_MS`]: the tests run side by side.
+static CLOCK_MS: AtomicU64 = AtomicU64::new(1_000);
+
+#[test]
+fn a_segment_that_cannot_be_read_stays_as_it_is_until_it_is_tried_again() {
+    let segment: fn(u64) -> String = Shared::segment_path;
+    let cases = [
+        (segment, Ill::Read(SEGMENT_HEADER_BYTES..SEGMENT)),
+        (segment, Ill::Open),
+        (Shared::index_path, Ill::Read(0..SEGMENT)),
+    ];
+    for (path, ill) in cases {
+        let options = Options { now_ms: || CLOCK_MS.load(Ordering::Relaxed), ..options() };
+        let mut world = World::new(SimDisk::new(1 << 26), options).unwrap();
+        let waiting = mixed(&mut world, 200);
+        world.checkpoint();
+        world.engine.keeper.turn();
+        let id = world.engine.shared.state.lock().segments[3].id;
+        world.disk.sicken(&path(id), ill.clone(), 1);
+        for minutes in [0, 1] {
+            CLOCK_MS.fetch_add(minutes * 60_000, Ordering::Relaxed);
+            tidy_up(&mut world);
+            let shared = &world.engine.shared;
+            assert!(!shared.is_dead(), "{ill:?}: {:?}", shared.refusal());
+            assert!(cold_segments(&world) > 0, "{ill:?}: the others are compacted");
+            let stays = shared.state.lock().segments.iter().any(|segment| segment.id == id);
+            assert!(stays, "{ill:?}: it is left alone, after {minutes} minutes too");
+            assert_eq!(lane(&world, B, Lane::Open), waiting);
+        }
+        CLOCK_MS.fetch_add(60 * 60_000, Ordering::Relaxed);
+        tidy_up(&mut world);
+        let state = world.engine.shared.state.lock();
+        assert!(state.segments.iter().all(|segment| segment.id != id), "{ill:?}: it has healed");
+        drop(state);
+        assert_eq!(lane(&world, B, Lane::Open), waiting);
+    }
 }
