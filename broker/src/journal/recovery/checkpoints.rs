@@ -8,7 +8,7 @@ use super::super::error::OpenError;
 use super::super::format::HeaderError;
 use super::super::index::replace_file;
 use super::super::keeper::CHECKPOINT_PATHS;
-use super::super::storage::Disk;
+use super::super::storage::{Disk, is_missing, is_shortage};
 use super::Owner;
 use super::aside::move_aside;
 use bytes::Bytes;
@@ -42,7 +42,10 @@ impl Checkpoints {
         for path in CHECKPOINT_PATHS {
             let bytes = match read_whole(disk, path) {
                 Ok(bytes) => bytes,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) if is_missing(&error) => continue,
+                Err(error) if is_shortage(&error) => {
+                    return Err(OpenError::io(&disk.describe(path), error));
+                }
                 Err(error) => {
                     all.bad.push(Bad { path, detail: error.to_string(), foreign: false });
                     continue;
@@ -92,6 +95,16 @@ impl Checkpoints {
             None => format!("it is missing, and the log before record {first} is gone"),
         };
         Err(OpenError::Damaged { path, detail })
+    }
+
+    /// Whether there is one to start from.
+    pub(super) fn is_any_sound(&self) -> bool {
+        self.position.is_some()
+    }
+
+    /// Whether there is one that is not sound.
+    pub(super) fn is_any_bad(&self) -> bool {
+        !self.bad.is_empty()
     }
 
     /// Sets bad copies aside and writes good ones in their place. Says what it did.

@@ -12,7 +12,7 @@ use super::super::rebuild::{named_by, take_over};
 use super::super::segment::{FIRST_RECORD_AT, Found, Walk};
 use super::super::shared::Shared;
 use super::super::state::Stage;
-use super::super::storage::Disk;
+use super::super::storage::{Disk, DiskFile};
 use super::Owner;
 use super::aside::keep_aside;
 use super::inventory::FoundSegment;
@@ -32,7 +32,7 @@ pub(super) fn scan_cold(
     cold: &[FoundSegment],
     tail: &mut Tail,
 ) -> io::Result<()> {
-    for found in cold.iter().filter(|found| found.index.is_none()) {
+    for found in cold.iter().filter(|found| found.directory.is_none()) {
         let (mut scanned, holes) = read_through(disk, owner, found, tail)?;
         name_holes(disk, snapshot, found, &mut scanned.index, &holes, tail);
         tail.segments.push(scanned);
@@ -95,7 +95,9 @@ fn read_through(
     tail: &mut Tail,
 ) -> io::Result<(Scanned, Vec<Range<MessageNumber>>)> {
     let seed = Seed::new(owner.seed, found.id);
-    let mut walk = Walk::new(Arc::clone(&found.file), seed, FIRST_RECORD_AT)?;
+    let file = found.open(disk)?;
+    let readable: Arc<dyn DiskFile> = Arc::clone(&file) as Arc<dyn DiskFile>;
+    let mut walk = Walk::new(readable, seed, FIRST_RECORD_AT)?;
     let mut stage = Stage::default();
     let mut next = found.first;
     let mut holes = Vec::new();
@@ -147,6 +149,7 @@ fn read_through(
         tail.findings.push(format!("{path} is too short: records behind {next} are missing"));
         holes.push(next..facts.next);
     }
+    tail.findings.extend(file.report(&path));
     let next = holes.last().map_or(next, |hole| hole.end.max(next));
     let mut index = SegmentIndex::default();
     index.absorb(&mut stage);

@@ -4,14 +4,16 @@ use super::super::checkpoint::{PeerNote, Snapshot};
 use super::super::error::OpenError;
 use super::super::format::{COLD_BIT, FLAG_FIRST, HeaderError, Seed, is_cold, record_bytes};
 use super::super::history::{self, HistoryNote};
-use super::super::index::{IndexError, IndexFacts, IndexFile};
+use super::super::index::{DirectoryEntry, IndexError, IndexFacts, IndexFile};
 use super::super::options::Options;
 use super::super::room;
 use super::super::segment::{FIRST_RECORD_AT, Found, Walk, read_header};
 use super::super::shared::{Pool, Shared, Spare};
-use super::super::storage::{Disk, DiskFile};
+use super::super::storage::around::Around;
+use super::super::storage::{Disk, DiskFile, is_missing, is_shortage};
 use super::Owner;
 use super::aside::move_aside;
+use super::scan::Emptied;
 use restante_actors::journal::Damage;
 use restante_protocol::id::{MessageNumber, NUMBER_BITS, PeerId};
 use std::collections::{BTreeMap, HashSet};
@@ -30,27 +32,47 @@ pub(super) struct Inventory {
     spares: Vec<(u64, String)>,
     history: Vec<HistoryNote>,
     next_segment: u64,
-    /// Whether a segment without a record at its front has been searched through.
+    /// Whether a segment has been searched through and there was no record in it.
     searched: bool,
     pub(super) findings: Vec<String>,
     /// Segments that should be there and are not.
     pub(super) damage: Vec<Damage>,
 }
 
-/// A segment with log in it.
+/// A segment with log in it. Its files are not kept open: there may be more of them than a process may
+/// have.
 pub(super) struct FoundSegment {
     pub(super) id: u64,
-    pub(super) file: Arc<dyn DiskFile>,
     pub(super) first: MessageNumber,
+    /// What the checkpoint says is live in it.
+    pub(super) noted_live: u64,
     /// Its first record is damaged or torn, `first` is a guess, and every number below this is known
     /// to have been synced.
     pub(super) headless: Option<MessageNumber>,
-    /// Its index file, if there is one that can be used.
-    pub(super) index: Option<IndexFile>,
+    /// The directory of its index file, if there is one that can be used.
+    pub(super) directory: Option<Vec<DirectoryEntry>>,
     /// What the index file says about the segment, also where the rest of the file is damaged.
     pub(super) facts: Option<IndexFacts>,
     pub(super) index_bytes: u64,
     pub(super) file_bytes: u64,
+}
+
+/// What is there of a segment's index.
+#[derive(Default)]
+struct FoundIndex {
+    /// See [`FoundSegment::directory`].
+    directory: Option<Vec<DirectoryEntry>>,
+    /// See [`FoundSegment::facts`].
+    facts: Option<IndexFacts>,
+    /// Its length, if it can be used.
+    bytes: u64,
+}
+
+impl FoundSegment {
+    /// The segment's file; what of it cannot be read reads as zeroes.
+    pub(super) fn open(&self, disk: &dyn Disk) -> io::Result<Arc<Around>> {
+        disk.open(&Shared::segment_path(self.id)).map(Around::new)
+    }
 }
 
 impl Inventory {
@@ -124,7 +146,7 @@ impl Inventory {
     ) -> Result<(), OpenError> {
         let path = Shared::segment_path(id);
         let io = |error| OpenError::io(&disk.describe(&path), error);
-        let file = disk.open(&path).map_err(io)?;
+        let file = Around::new(disk.open(&path).map_err(io)?);
         match read_header(&*file).map_err(io)? {
             Ok(header) if header.node != owner.node || header.seed != owner.seed => {
                 let why = format!("it was written by node {:04x}", header.node.0);
@@ -141,21 +163,33 @@ impl Inventory {
             // Its records carry checksums of their own and are read all the same.
             Err(HeaderError::Damaged(what)) => self.findings.push(format!("{path}: {what}")),
         }
-        let (index, facts) = self.take_index(disk, id)?;
-        let noted = snapshot.segments.iter().find(|note| note.id == id).map(|note| note.first);
-        let known = noted.or(facts.map(|facts| facts.first));
+        let FoundIndex { directory, facts, bytes: index_bytes } = self.take_index(disk, id)?;
+        let noted = snapshot.segments.iter().find(|note| note.id == id);
+        let known = noted.map(|note| note.first).or(facts.map(|facts| facts.first));
         let head = match known {
             Some(first) => Some((first, None)),
             None => self.first_number(&file, owner, id).map_err(io)?,
         };
+        self.findings.extend(file.report(&path));
         let Some((first, headless)) = head else {
+            if file.unreadable(0).is_some() {
+                return self.quarantine(disk, id, "no record in it can be read").map_err(io);
+            }
             self.spares.push((id, path));
             return Ok(());
         };
         let file_bytes = file.length().map_err(io)?;
-        let index_bytes = index.as_ref().map_or(0, IndexFile::bytes);
-        let found =
-            FoundSegment { id, file, first, headless, index, facts, index_bytes, file_bytes };
+        let noted_live = noted.map_or(0, |note| note.live);
+        let found = FoundSegment {
+            id,
+            first,
+            noted_live,
+            headless,
+            directory,
+            facts,
+            index_bytes,
+            file_bytes,
+        };
         if is_cold(id) {
             self.cold.push(found)
         } else {
@@ -175,12 +209,8 @@ impl Inventory {
         Ok(())
     }
 
-    /// The index of a segment if it can be used, and what it says about the segment.
-    fn take_index(
-        &mut self,
-        disk: &dyn Disk,
-        id: u64,
-    ) -> Result<(Option<IndexFile>, Option<IndexFacts>), OpenError> {
+    /// What the index of a segment says, as far as it can be used.
+    fn take_index(&mut self, disk: &dyn Disk, id: u64) -> Result<FoundIndex, OpenError> {
         let path = Shared::index_path(id);
         let (facts, what) = match IndexFile::open(disk, &path) {
             Ok(index) if index.facts.id != id => {
@@ -188,14 +218,18 @@ impl Inventory {
             }
             // The directory is what an opening reads; the other parts are read when asked for.
             Ok(index) => match index.directory() {
-                Ok(_) => {
-                    let facts = index.facts;
-                    return Ok((Some(index), Some(facts)));
+                Ok(directory) => {
+                    let (facts, bytes) = (Some(index.facts), index.bytes());
+                    return Ok(FoundIndex { directory: Some(directory), facts, bytes });
+                }
+                Err(IndexError::Io(error)) if is_shortage(&error) => {
+                    return Err(OpenError::io(&disk.describe(&path), error));
                 }
                 Err(error) => (Some(index.facts), error.to_string()),
             },
-            Err(IndexError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok((None, None));
+            Err(IndexError::Io(error)) if is_missing(&error) => return Ok(FoundIndex::default()),
+            Err(IndexError::Io(error)) if is_shortage(&error) => {
+                return Err(OpenError::io(&disk.describe(&path), error));
             }
             Err(IndexError::Header(newer @ HeaderError::Newer(_))) => {
                 return Err(newer.for_file(&disk.describe(&path)));
@@ -203,23 +237,24 @@ impl Inventory {
             Err(error) => (None, error.to_string()),
         };
         self.findings.push(format!("{path} is built again from its segment: {what}"));
-        Ok((None, facts))
+        Ok(FoundIndex { facts, ..FoundIndex::default() })
     }
 
     /// The number of a segment's first record, and what [`FoundSegment::headless`] says; `None` when
-    /// there is no record in it. Segments are written one after the other, so only the first of
-    /// several empty ones is searched through.
+    /// there is no record in it. Segments are written one after the other, so behind one that was searched
+    /// through in vain there is nothing to be found.
     fn first_number(
         &mut self,
-        file: &Arc<dyn DiskFile>,
+        file: &Arc<Around>,
         owner: &Owner,
         id: u64,
     ) -> io::Result<Option<(MessageNumber, Option<MessageNumber>)>> {
-        let mut walk = Walk::new(Arc::clone(file), Seed::new(owner.seed, id), FIRST_RECORD_AT)?;
+        let file: Arc<dyn DiskFile> = Arc::clone(file) as Arc<dyn DiskFile>;
+        let mut walk = Walk::new(file, Seed::new(owner.seed, id), FIRST_RECORD_AT)?;
         if let Found::Record(header) | Found::BadPayload(header) = walk.look()? {
             return Ok(Some((header.number, None)));
         }
-        if std::mem::replace(&mut self.searched, true) {
+        if self.searched {
             return Ok(None);
         }
         let mut head = None;
@@ -229,6 +264,7 @@ impl Inventory {
             head = Some((first, synced.max(known)));
             walk.at += record_bytes(header.length as usize) as u64 - 1;
         }
+        self.searched = head.is_none();
         Ok(head.map(|(first, synced)| (first, Some(synced))))
     }
 
@@ -307,10 +343,26 @@ impl Inventory {
         Ok(true)
     }
 
-    /// Forgets a segment in which the scan found nothing; it can be written again.
-    pub(super) fn make_spare(&mut self, id: u64) {
+    /// Forgets a segment in which the scan found nothing; it can be written again, unless something
+    /// should have been in it.
+    pub(super) fn take_out(&mut self, disk: &dyn Disk, empty: &Emptied) -> io::Result<()> {
+        let id = empty.id;
         self.segments.retain(|segment| segment.id != id);
-        self.spares.push((id, Shared::segment_path(id)));
+        match &empty.why_kept {
+            Some(why) => self.quarantine(disk, id, why)?,
+            None => self.spares.push((id, Shared::segment_path(id))),
+        }
+        Ok(())
+    }
+
+    /// Whether there is nothing here of a journal that was ever written to.
+    pub(super) fn is_bare(&self) -> bool {
+        self.segments.is_empty() && !self.had_cold
+    }
+
+    /// Whether there is history of segments that are gone.
+    pub(super) fn has_history(&self) -> bool {
+        !self.history.is_empty()
     }
 
     /// Turns what is not log into spare segments, as many as may be kept.
@@ -339,7 +391,7 @@ impl Inventory {
 }
 
 /// What a checkpoint says is open in a segment, of the peers it speaks about.
-fn open_in(snapshot: &Snapshot, first: MessageNumber) -> Vec<(PeerId, u64)> {
+pub(super) fn open_in(snapshot: &Snapshot, first: MessageNumber) -> Vec<(PeerId, u64)> {
     let open = |peer: &PeerNote| {
         let touched = peer.touched.iter().find(|touched| touched.first == first)?;
         let open = u64::from(touched.open) + u64::from(touched.parked.len());

@@ -16,12 +16,12 @@ mod aside;
 mod checkpoints;
 mod cold;
 mod inventory;
+mod owner;
 mod restore;
 mod scan;
 
 use super::checkpoint::Snapshot;
 use super::error::OpenError;
-use super::format::{FILE_HEADER_BYTES, FileHeader, FileKind, HeaderError};
 use super::keeper::Keeper;
 use super::options::Options;
 use super::shared::{Parts, Pool, Shared};
@@ -34,11 +34,9 @@ use inventory::Inventory;
 use restante_actors::journal::{Completion, Recovered};
 use restante_protocol::id::{MessageNumber, NodeTag};
 use restante_protocol::record::RecordKind;
-use std::io::{self, IoSlice};
+use std::io;
 use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedReceiver;
-
-const LOCK_PATH: &str = "lock";
 
 /// An open journal whose threads have not been started.
 pub(super) struct Engine {
@@ -56,6 +54,8 @@ struct Owner {
     seed: u32,
     /// The highest epoch seen so far.
     epoch: u32,
+    /// Whether the lock file says whose it is, which it does once the journal has been written to.
+    has_begun: bool,
 }
 
 /// Opens the journal on `disk`, creating it if there is none.
@@ -66,8 +66,8 @@ pub(super) fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Engine, Open
         move |error| OpenError::io(&path, error)
     };
     disk.make_dir("").map_err(io(""))?;
-    let lock = take_lock(&*disk)?;
-    let (mut owner, created) = read_owner(&*disk, &options)?;
+    let lock = owner::take_lock(&*disk)?;
+    let (mut owner, created) = owner::read(&*disk, &options)?;
     for dir in ["segments", "history", "quarantine"] {
         disk.make_dir(dir).map_err(io(dir))?;
     }
@@ -87,6 +87,13 @@ pub(super) fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Engine, Open
     let first = inventory.segments.first().map_or(1, |segment| segment.first);
     // A cold segment is made only of what a checkpoint covers.
     checkpoints.check(&*disk, first, inventory.had_cold)?;
+    let had_more = owner.has_begun || inventory.has_history() || checkpoints.is_any_bad();
+    if inventory.is_bare() && !checkpoints.is_any_sound() && had_more {
+        let path = disk.describe("segments");
+        let detail =
+            "the journal has been written to, and of it neither a segment nor a checkpoint is left";
+        return Err(OpenError::Damaged { path, detail: detail.to_owned() });
+    }
     let mut tail = loop {
         match scan::scan(&disk, owner, &snapshot, &mut inventory) {
             // What is set aside needs room. Reading again comes to the same result.
@@ -117,9 +124,16 @@ pub(super) fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Engine, Open
         damage: tail.damage,
     };
     let next_number = tail.next.max(snapshot.position);
-    let restored =
-        restore::restore(&*disk, owner.seed, &snapshot, &mut inventory, tail.segments, tail.replay)
-            .map_err(io("segments"))?;
+    let restored = restore::restore(
+        &*disk,
+        owner.seed,
+        &snapshot,
+        &mut inventory,
+        tail.segments,
+        tail.replay,
+        &recovered.damage,
+    )
+    .map_err(io("segments"))?;
     let mut state = restored.state;
     recovered.findings.extend(restored.findings);
     recovered.damage.extend(restored.damage);
@@ -176,69 +190,9 @@ fn start(
     shared.state.lock().segments.push(Segment::active(&active, next_number));
     let mut writer = Writer::new(Arc::clone(&shared), active, next_number);
     writer.write_own(RecordKind::Epoch, &owner.epoch.to_be_bytes()).map_err(failed)?;
+    if !owner.has_begun {
+        owner::write(&shared).map_err(failed)?;
+    }
     let keeper = Keeper::new(Arc::clone(&shared), covered);
     Ok(Engine { shared, writer, keeper, completions, recovered })
-}
-
-fn take_lock(disk: &dyn Disk) -> Result<Box<dyn Send + Sync>, OpenError> {
-    disk.lock(LOCK_PATH).map_err(|error| match error.kind() {
-        io::ErrorKind::WouldBlock => OpenError::Locked { path: disk.describe("") },
-        _ => OpenError::io(&disk.describe(LOCK_PATH), error),
-    })
-}
-
-/// Reads who owns the journal from its lock file, or makes a new owner. Says whether it did.
-fn read_owner(disk: &dyn Disk, options: &Options) -> Result<(Owner, bool), OpenError> {
-    let path = disk.describe(LOCK_PATH);
-    let io = |error| OpenError::io(&path, error);
-    let file = disk.open(LOCK_PATH).map_err(io)?;
-    let mut bytes = Vec::with_capacity(FILE_HEADER_BYTES);
-    file.read_at(0, FILE_HEADER_BYTES, &mut bytes).map_err(io)?;
-    match FileHeader::parse(FileKind::Lock, &bytes) {
-        Ok(header) => {
-            let FileHeader { node, seed, epoch, .. } = header;
-            return Ok((Owner { node, seed, epoch }, false));
-        }
-        Err(newer @ HeaderError::Newer(_)) => return Err(newer.for_file(&path)),
-        Err(_) if is_cut_short(&bytes) => {}
-        Err(HeaderError::Damaged(detail)) => {
-            return Err(OpenError::Foreign { path, detail: detail.to_owned() });
-        }
-    }
-    let owner = match owner_of_segments(disk) {
-        Some(owner) => owner,
-        None => Owner { node: options.node, seed: options.seed, epoch: 0 },
-    };
-    let header = FileHeader {
-        kind: FileKind::Lock,
-        epoch: owner.epoch,
-        node: owner.node,
-        id: 0,
-        created_ms: (options.now_ms)(),
-        seed: owner.seed,
-    };
-    file.write_at(&[IoSlice::new(&header.encode())], 0).map_err(io)?;
-    file.sync().map_err(io)?;
-    disk.sync_dir("").map_err(io)?;
-    Ok((owner, owner.epoch == 0))
-}
-
-/// Whether these bytes of a lock file are what an interrupted first boot leaves: nothing, or the front
-/// of a header, with or without zeroes behind it.
-fn is_cut_short(bytes: &[u8]) -> bool {
-    let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-    let known = FileHeader::front(FileKind::Lock);
-    let front = written.min(known.len());
-    written < FILE_HEADER_BYTES && bytes[..front] == known[..front]
-}
-
-/// Should the lock file be lost, any segment knows the owner.
-fn owner_of_segments(disk: &dyn Disk) -> Option<Owner> {
-    let names = disk.list("segments").ok()?;
-    names.iter().filter(|name| name.ends_with(".seg")).find_map(|name| {
-        let file = disk.open(&format!("segments/{name}")).ok()?;
-        let FileHeader { node, seed, epoch, .. } =
-            super::segment::read_header(&*file).ok()?.ok()?;
-        Some(Owner { node, seed, epoch })
-    })
 }

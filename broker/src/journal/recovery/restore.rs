@@ -7,9 +7,9 @@
 
 use super::super::checkpoint::{PeerNote, Snapshot, TouchedNote};
 use super::super::held::Held;
-use super::super::index::{DirectoryEntry, IndexError, IndexFile};
+use super::super::index::{DirectoryEntry, IndexError, IndexFile, SegmentIndex};
 use super::super::rebuild::{Rebuilt, Sealed, Witness, named_by};
-use super::super::refs::Refs;
+use super::super::refs::{Ref, Refs};
 use super::super::shared::Shared;
 use super::super::state::{Place, Segment, State};
 use super::super::storage::around::Around;
@@ -39,6 +39,7 @@ pub(super) fn restore(
     inventory: &mut Inventory,
     scanned: Vec<Scanned>,
     replay: Vec<Replay>,
+    told: &[Damage],
 ) -> io::Result<Restored> {
     let mut state = State::default();
     let mut dirty = Dirty::default();
@@ -69,20 +70,20 @@ pub(super) fn restore(
         };
         if let Some(scanned) = scanned.remove(&found.id) {
             state.add_scanned(&mut segment, scanned, &notes, &mut dirty);
-        } else if let Some(index) = &found.index {
-            segment.next = Some(index.facts.next);
-            segment.data_end = index.facts.data_end;
-            let directory = index.directory().map_err(index_io)?;
+        } else if let (Some(directory), Some(facts)) = (&found.directory, found.facts) {
+            segment.next = Some(facts.next);
+            segment.data_end = facts.data_end;
             segment.total = directory.iter().map(|entry| u64::from(entry.count)).sum();
-            state.add_indexed(&segment, &directory, &notes);
+            state.add_indexed(&segment, directory, &notes);
         }
         state.segments.push(segment);
     }
     let findings = state.doubt(snapshot, &mut dirty);
+    let damage = state.missing(snapshot, told);
     for replay in replay {
         state.replay(replay, &mut dirty);
     }
-    let mut restored = Restored { state, findings, damage: Vec::new() };
+    let mut restored = Restored { state, findings, damage };
     restored.count(disk, seed, &dirty)?;
     Ok(restored)
 }
@@ -217,6 +218,66 @@ impl State {
     }
 }
 
+impl State {
+    /// Holds what was found in segments that were read through for want of an index against what the
+    /// checkpoint says was live in them: of what is missing at the end of one nothing else tells. `told` is
+    /// known already.
+    fn missing(&self, snapshot: &Snapshot, told: &[Damage]) -> Vec<Damage> {
+        let mut damage = Vec::new();
+        for note in snapshot.segments.iter().filter(|note| note.live > 0) {
+            let Some(segment) = self.segment(note.first) else { continue };
+            let Place::Sealed(index) = &segment.index else { continue };
+            let file = Shared::segment_path(note.id);
+            let mut named = 0;
+            let here = told.iter().filter(|damage| damage.file == file);
+            if here.clone().any(|damage| !damage.complete) {
+                continue;
+            }
+            here.for_each(|damage| named += damage.receivers.iter().map(|(_, n)| n).sum::<u64>());
+            let live_of = |peer| self.live_before(peer, note.first, index, snapshot.position);
+            let live: u64 = index.refs.keys().map(|peer| live_of(*peer)).sum();
+            if live + named >= note.live {
+                continue;
+            }
+            let touched = |peer: &PeerNote| {
+                let touched = peer.touched.iter().find(|touched| touched.first == note.first)?;
+                let was = u64::from(touched.open) + u64::from(touched.parked.len());
+                let missing = was.saturating_sub(live_of(peer.peer));
+                (missing > 0).then_some((peer.peer, missing))
+            };
+            let receivers: Vec<_> = snapshot.peers.iter().filter_map(touched).collect();
+            let all = note.live - live - named;
+            let complete = receivers.iter().map(|(_, missing)| missing).sum::<u64>() == all;
+            let place = self.segments.partition_point(|other| other.first <= note.first);
+            let following = self.segments.get(place).map_or(snapshot.position, |s| s.first);
+            let first = segment.next.unwrap_or(note.first);
+            let next = following.max(first + 1);
+            damage.push(Damage { file, first, next, receivers, complete });
+        }
+        damage
+    }
+
+    /// How much of a peer's share of a segment is live, of the records below `position`.
+    fn live_before(
+        &self,
+        peer: PeerId,
+        first: MessageNumber,
+        index: &SegmentIndex,
+        position: MessageNumber,
+    ) -> u64 {
+        let Some(refs) = index.refs.get(&peer) else { return 0 };
+        let Some(peer) = self.peers.get(&peer) else { return 0 };
+        let Ok(place) = peer.held.binary_search_by_key(&first, |held| held.first) else { return 0 };
+        let held = &peer.held[place];
+        let is_live = |entry: &Ref| {
+            let number = first + u64::from(entry.number);
+            let is_open = number > peer.floor && !held.settled().contains(entry.number);
+            number < position && (is_open || held.parked().contains(entry.number))
+        };
+        refs.from(0).filter(is_live).count() as u64
+    }
+}
+
 impl Restored {
     /// Counts what is open, and forgets what is done.
     fn count(&mut self, disk: &dyn Disk, seed: u32, dirty: &Dirty) -> io::Result<()> {
@@ -306,12 +367,5 @@ fn load(disk: &dyn Disk, id: u64, peer: PeerId) -> Result<Option<Refs>, IndexErr
             Ok(Some(refs))
         }
         Err(_) => Ok(None),
-    }
-}
-
-fn index_io(error: IndexError) -> io::Error {
-    match error {
-        IndexError::Io(error) => error,
-        other => io::Error::new(io::ErrorKind::InvalidData, other.to_string()),
     }
 }

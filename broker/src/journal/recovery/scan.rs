@@ -8,10 +8,11 @@ use super::super::rebuild::named_by;
 use super::super::segment::{FIRST_RECORD_AT, Found, Walk};
 use super::super::shared::Shared;
 use super::super::state::Stage;
-use super::super::storage::Disk;
+use super::super::storage::around::Around;
+use super::super::storage::{Disk, DiskFile};
 use super::Owner;
 use super::aside::keep_aside;
-use super::inventory::{FoundSegment, Inventory};
+use super::inventory::{FoundSegment, Inventory, open_in};
 use bytes::Bytes;
 use restante_actors::journal::{BatchRecord, Damage, PublishedRun};
 use restante_protocol::id::{MessageNumber, PeerId};
@@ -48,6 +49,13 @@ pub(super) struct Scanned {
     pub(super) index: SegmentIndex,
 }
 
+/// A segment in which there is no record.
+pub(super) struct Emptied {
+    pub(super) id: u64,
+    /// Why it is not to be written again, if so.
+    pub(super) why_kept: Option<String>,
+}
+
 /// Something to be done again.
 pub(super) enum Replay {
     Settle(SettleRecord),
@@ -77,16 +85,15 @@ pub(super) fn scan(
             tail.gaps.push((next, found.first));
         }
         let following = rest.first();
-        let covered = found
-            .index
-            .as_ref()
-            .is_some_and(|index| index.facts.next <= snapshot.position && following.is_some());
+        let covered = found.directory.is_some()
+            && found.facts.is_some_and(|facts| facts.next <= snapshot.position)
+            && following.is_some();
         if covered {
             continue;
         }
         let mut scan = Scan::new(disk, owner, snapshot, found, following)?;
         scan.run(&mut tail)?;
-        scan.finish(&mut tail, &mut emptied)?;
+        emptied.extend(scan.finish(snapshot, &mut tail)?);
         next = next.max(tail.next);
     }
     tail.damage.append(&mut inventory.damage);
@@ -96,8 +103,8 @@ pub(super) fn scan(
         tail.findings
             .push(format!("records {first} to {} are missing with their segment", next - 1));
     }
-    for id in emptied {
-        inventory.make_spare(id);
+    for empty in emptied {
+        inventory.take_out(&**disk, &empty)?;
     }
     Ok(tail)
 }
@@ -106,11 +113,14 @@ pub(super) fn scan(
 struct Scan<'a> {
     disk: &'a Arc<dyn Disk>,
     found: &'a FoundSegment,
+    file: Arc<Around>,
     walk: Walk,
     /// Only records from here on are replayed.
     position: MessageNumber,
     /// One past the last number of this one, or the first of the next: all of this one is synced.
     following: Option<MessageNumber>,
+    /// Whether no other comes behind it.
+    is_last: bool,
     /// Every lower number is known to have been synced.
     synced: MessageNumber,
     /// The number the next record should have.
@@ -131,7 +141,9 @@ impl<'a> Scan<'a> {
         following: Option<&FoundSegment>,
     ) -> io::Result<Scan<'a>> {
         let seed = Seed::new(owner.seed, found.id);
-        let mut walk = Walk::new(Arc::clone(&found.file), seed, FIRST_RECORD_AT)?;
+        let file = found.open(&**disk)?;
+        let readable: Arc<dyn DiskFile> = Arc::clone(&file) as Arc<dyn DiskFile>;
+        let mut walk = Walk::new(readable, seed, FIRST_RECORD_AT)?;
         if let Some(facts) = found.facts {
             walk.end_at(facts.data_end);
         }
@@ -140,8 +152,10 @@ impl<'a> Scan<'a> {
         Ok(Scan {
             disk,
             found,
+            file,
             walk,
             position: snapshot.position,
+            is_last: following.is_none(),
             following: found.facts.map(|facts| facts.next).or_else(|| {
                 following.filter(|next| next.headless.is_none()).map(|next| next.first)
             }),
@@ -262,6 +276,17 @@ impl<'a> Scan<'a> {
         if let_go && ahead.is_none() && torn.is_none() {
             return Ok(false);
         }
+        if !self.is_last && self.following.is_none() && ahead.is_none() {
+            // The front of the next one is damaged, so that nobody knows where this one ends. What is
+            // missing between the two is named there.
+            if torn.is_some() {
+                let what = format!("record {} is damaged", self.expected);
+                self.set_aside(at, self.walk.end(), &what, tail)?;
+                tail.damage.push(self.damage(self.expected, self.expected + 1));
+                self.expected += 1;
+            }
+            return Ok(false);
+        }
         if self.expected < self.synced {
             let (to, number) = match ahead {
                 Some((to, number, _)) => (to, number),
@@ -289,10 +314,7 @@ impl<'a> Scan<'a> {
     /// What is damaged where these records should be: the index says whose they are, if there is one.
     fn damage(&self, first: MessageNumber, next: MessageNumber) -> Damage {
         let file = Shared::segment_path(self.found.id);
-        let messages = match &self.found.index {
-            Some(index) => index.messages().ok(),
-            None => named_by(&**self.disk, self.found.id).ok().flatten(),
-        };
+        let messages = named_by(&**self.disk, self.found.id).ok().flatten();
         let (receivers, complete) = match messages {
             Some(messages) => (messages.receivers(self.found.first, first, next), true),
             None => (Vec::new(), false),
@@ -326,38 +348,80 @@ impl<'a> Scan<'a> {
 
     /// Makes the end of the log what it was found to be. What was read of the last commit may be in
     /// memory only, because the process that wrote it died before the sync or of it: after a sync that
-    /// failed, only bytes that are written again are written at all.
-    fn make_durable(&self) -> io::Result<()> {
+    /// failed, only bytes that are written again are written at all. Returns the file's length.
+    fn make_durable(&self, is_cut: bool) -> io::Result<u64> {
         let last_commit = self.walk.bytes(self.unsure_from, self.data_end)?;
-        self.found.file.write_at(&[IoSlice::new(&last_commit)], self.unsure_from)?;
-        if self.data_end < self.found.file_bytes {
-            self.found.file.truncate(self.data_end)?;
+        self.file.write_at(&[IoSlice::new(&last_commit)], self.unsure_from)?;
+        let is_cut = is_cut && self.data_end < self.found.file_bytes;
+        if is_cut {
+            self.file.truncate(self.data_end)?;
         }
-        self.found.file.sync()
+        self.file.sync()?;
+        Ok(if is_cut { self.data_end } else { self.found.file_bytes })
     }
 
-    /// Cuts the segment behind its last record and hands it over.
-    fn finish(mut self, tail: &mut Tail, emptied: &mut Vec<u64>) -> io::Result<()> {
+    /// Where the log ends in something that cannot be read, confirmed records may be in it: their
+    /// numbers are not used again, and the file is left as it is, should it be readable another time.
+    /// Says whether it is so.
+    fn pass_unreadable_end(&mut self, tail: &mut Tail) -> bool {
+        let Some((from, ..)) = self.file.unreadable(self.data_end) else { return false };
+        let records_max = (self.walk.end() - self.data_end) / record_bytes(0) as u64;
+        let (first, next) = (self.expected, self.expected + records_max);
+        tail.findings.push(format!(
+            "{} cannot be read from byte {from} on: records from {first} on may have been there; the log goes on at {next}",
+            Shared::segment_path(self.found.id)
+        ));
+        tail.damage.push(self.damage(first, next));
+        tail.next = tail.next.max(next);
+        true
+    }
+
+    /// Cuts the segment behind its last record and hands it over; or says that there is none in it.
+    fn finish(mut self, snapshot: &Snapshot, tail: &mut Tail) -> io::Result<Option<Emptied>> {
+        let id = self.found.id;
+        tail.findings.extend(self.file.report(&Shared::segment_path(id)));
         if self.expected == self.found.first {
-            emptied.push(self.found.id);
-            return Ok(());
+            return Ok(Some(self.empty(snapshot, tail)));
         }
         tail.next = tail.next.max(self.expected);
         let mut file_bytes = self.found.file_bytes;
-        if self.following.is_none() {
-            self.make_durable()?;
-            file_bytes = self.data_end;
+        if self.is_last && self.following.is_none() {
+            let is_cut = !self.pass_unreadable_end(tail);
+            file_bytes = self.make_durable(is_cut)?;
         }
         let mut index = SegmentIndex::default();
         index.absorb(&mut self.stage);
         tail.segments.push(Scanned {
-            id: self.found.id,
+            id,
             next: self.following.map_or(self.expected, |next| next.min(self.expected)),
             data_end: self.data_end,
             file_bytes,
             index,
         });
-        Ok(())
+        Ok(None)
+    }
+
+    /// Nothing is in it. Where the checkpoint knows of something, or not all of it can be read, it is
+    /// not written again.
+    fn empty(&mut self, snapshot: &Snapshot, tail: &mut Tail) -> Emptied {
+        let FoundSegment { id, first, noted_live, .. } = *self.found;
+        let mut why_kept = None;
+        if noted_live > 0 {
+            let why =
+                format!("none of the {noted_live} deliveries that were open in it can be read");
+            let next = self.following.unwrap_or(snapshot.position).max(first + 1);
+            let named = self.damage(first, next);
+            let receivers = match named.complete {
+                true => named.receivers,
+                false => open_in(snapshot, first),
+            };
+            tail.damage.push(Damage { receivers, ..named });
+            why_kept = Some(why);
+        } else if self.file.unreadable(0).is_some() {
+            self.pass_unreadable_end(tail);
+            why_kept = Some("no record in it can be read".to_owned());
+        }
+        Emptied { id, why_kept }
     }
 }
 

@@ -18,6 +18,7 @@ mod lost;
 mod model;
 mod offline;
 mod parked;
+mod reopen;
 mod rig;
 mod settles;
 mod sick;
