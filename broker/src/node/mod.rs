@@ -14,6 +14,7 @@
 mod announce;
 mod life;
 mod lives;
+mod open_files;
 mod signals;
 mod watchdog;
 
@@ -103,11 +104,12 @@ impl NodeError {
 }
 
 /// Runs a node on this thread until SIGTERM or SIGINT, then stops it in order. A second signal ends
-/// the process at once.
+/// the process at once. Raises the process's limit of open files as far as it may be.
 ///
 /// # Errors
 /// The node could not be started.
 pub fn run(config: Config, set_log_filter: SetLogFilter) -> Result<(), NodeError> {
+    open_files::raise_limit();
     let (stop, stopped) = watch::channel(false);
     lives::run(&config, &set_log_filter, &stopped, Some(&stop), |_| {})
 }
