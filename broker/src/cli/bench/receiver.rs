@@ -64,6 +64,8 @@ impl Receiver {
     /// Receives until the run is done; then awaits the node's word that every ack is on disk.
     pub(super) async fn run(mut self, shared: Rc<Shared>) -> Result<(), Failure> {
         let mut phase = shared.phase.clone();
+        // The first deliveries may have come in one piece with the answer to the attach.
+        self.take(&shared)?;
         {
             let mut done = pin!(phase.wait_for(|phase| *phase == Phase::Done));
             poll_fn(|cx| match self.poll(cx, &shared) {
