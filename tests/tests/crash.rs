@@ -88,6 +88,7 @@ async fn run(plan: Plan) {
 /// Half of them dialled, half attached. Where each is found.
 async fn add_receivers(plan: &Plan, node: &Node, admin: &Client) -> Vec<Place> {
     let mut places = Vec::new();
+    let mut addrs = free_addrs(plan.receivers.div_ceil(2)).into_iter();
     for receiver in 0..plan.receivers {
         let settings = PeerPatch {
             backoff_ms_min: Some(20),
@@ -96,7 +97,7 @@ async fn add_receivers(plan: &Plan, node: &Node, admin: &Client) -> Vec<Place> {
             ..PeerPatch::default()
         };
         let (place, url) = if receiver % 2 == 0 {
-            let addr = free_addr();
+            let addr = addrs.next().expect("one for each that is dialled");
             let url = PeerUrl::Tcp { host: addr.ip().to_string(), port: addr.port() };
             (Place::Dialled(addr), url)
         } else {
@@ -108,10 +109,13 @@ async fn add_receivers(plan: &Plan, node: &Node, admin: &Client) -> Vec<Place> {
     places
 }
 
-/// A port that was free a moment ago; a receiver that finds it taken tries again.
-fn free_addr() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("an address")
+/// Ports that were free a moment ago, each another: all are held until the last is found. A receiver
+/// that finds its own taken tries again.
+fn free_addrs(count: usize) -> Vec<SocketAddr> {
+    let bind = |_| TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let listeners: Vec<TcpListener> = (0..count).map(bind).collect();
+    let addrs = listeners.iter().map(|listener| listener.local_addr().expect("an address"));
+    addrs.collect()
 }
 
 /// Kills the node at random times, spread over the whole run, so that load is always on it.
