@@ -21,16 +21,6 @@ fn publish(world: &mut World, peer: u32) -> Vec<MessageNumber> {
     (first..first + 4).collect()
 }
 
-/// What a node does by itself.
-fn round(world: &mut World) {
-    world.engine.keeper.turn();
-    world.write();
-    if std::mem::take(&mut world.checkpoint_due) {
-        world.checkpoint();
-    }
-    world.engine.keeper.turn();
-}
-
 fn open(world: &World, peer: u32) -> Vec<MessageNumber> {
     let (peer, lane, after, through) = (PeerId(peer), Lane::Open, 0, u64::MAX);
     let read = Read { peer, lane, after, through, bytes_max: 1 << 20, messages_max: 1_000 };
@@ -51,7 +41,7 @@ fn peers_that_have_nothing_stored_leave_the_state_and_the_checkpoint() {
         let more = publish(&mut world, 1_000);
         settle(&world, 1_000, &numbers);
         assert_eq!(open(&world, 1_000), more);
-        round(&mut world);
+        world.round();
     }
     let known = |world: &World| world.engine.shared.state.lock().peers.len();
     assert!(known(&world) < 60, "{} peers of 401 are known", known(&world));

@@ -37,17 +37,6 @@ fn is_open(world: &World) -> bool {
     matches!(world.engine.shared.admission(), Admission::Open)
 }
 
-/// What a running node would do by itself: write, look after the files, hand over checkpoints.
-fn round(world: &mut World) {
-    world.write();
-    world.engine.keeper.turn();
-    world.write();
-    if std::mem::take(&mut world.checkpoint_due) {
-        world.checkpoint();
-    }
-    world.engine.keeper.turn();
-}
-
 fn assert_well(world: &World, seed: u64, step: u64) {
     let shared = &world.engine.shared;
     assert!(!shared.is_dead(), "seed {seed}, full at step {step}: {:?}", shared.refusal());
@@ -85,7 +74,7 @@ fn whenever_the_disk_fills_up_acks_go_on_until_there_is_room_again() {
                 Err(error) => panic!("seed {seed} step {step}: {error}"),
             };
             filled += 1;
-            round(&mut world);
+            world.round();
             refused += u32::from(!is_open(&world));
             world.read_all();
             opened += u32::from(make_room(&mut world, seed, step));
@@ -108,7 +97,7 @@ fn whenever_the_disk_fills_up_acks_go_on_until_there_is_room_again() {
 /// Steps of a disk until a first boot has made its reserve.
 fn first_boot_steps() -> u64 {
     let disk = SimDisk::new(1 << 20);
-    round(&mut World::new(disk.clone(), options()).expect("opens on a healthy disk"));
+    World::new(disk.clone(), options()).expect("opens on a healthy disk").round();
     disk.steps()
 }
 
@@ -120,7 +109,7 @@ fn make_room(world: &mut World, seed: u64, step: u64) -> bool {
     let enough = segments > options().ready_segments + 3;
     for _ in 0..ROUNDS_MAX {
         world.settle_all();
-        round(world);
+        world.round();
         assert_well(world, seed, step);
         // A last one may stay until there is more that is worth a checkpoint.
         if is_open(world) && world.engine.shared.state.lock().dead < 2 {
@@ -161,14 +150,14 @@ fn a_full_disk_is_opened_after_a_crash() {
 fn a_full_disk_refuses_messages_by_name_and_takes_changes_of_the_nodes_state() {
     let disk = SimDisk::new(1 << 20);
     let mut world = World::new(disk.clone(), options()).expect("opens");
-    round(&mut world);
+    world.round();
     disk.set_capacity(0);
     let message = || batch_of(1, &[1], &[&[7; 1_000]]);
     let mut taken = 0;
     while world.engine.shared.append(message()).is_ok() {
         taken += 1;
         assert!(taken < 100, "the door never closes");
-        round(&mut world);
+        world.round();
     }
     let (_, refusal) = world.engine.shared.append(message()).unwrap_err();
     assert_eq!(refusal.code, Code::DiskFull);
@@ -176,7 +165,7 @@ fn a_full_disk_refuses_messages_by_name_and_takes_changes_of_the_nodes_state() {
     let mut change = Batch { bytes: BytesMut::new(), records: Vec::new() };
     push_admin(&mut change, b"a peer is removed");
     world.engine.shared.append(change).expect("a change is taken");
-    round(&mut world);
+    world.round();
     assert_well(&world, 0, 0);
 
     // Room comes back, and nobody has to say so.
@@ -192,7 +181,7 @@ fn a_full_disk_refuses_messages_by_name_and_takes_changes_of_the_nodes_state() {
 fn a_log_without_a_segment_left_waits_for_one() {
     let disk = SimDisk::new(1 << 20);
     let mut world = World::new(disk.clone(), options()).expect("opens");
-    round(&mut world);
+    world.round();
     disk.set_capacity(0);
     let mut tickets = Vec::new();
     for sequence in 1..=30 {

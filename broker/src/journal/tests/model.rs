@@ -233,6 +233,17 @@ impl World {
         }
     }
 
+    /// What a running node would do by itself: write, look after the files, hand over checkpoints.
+    pub(super) fn round(&mut self) {
+        self.write();
+        self.engine.keeper.turn();
+        self.write();
+        if std::mem::take(&mut self.checkpoint_due) {
+            self.checkpoint();
+        }
+        self.engine.keeper.turn();
+    }
+
     /// Copies whatever is worth it, as if there were no pauses.
     pub(super) fn compact(&mut self) {
         self.engine.keeper.eager = true;

@@ -24,17 +24,6 @@ fn options() -> Options {
     }
 }
 
-/// What a running node would do by itself.
-fn round(world: &mut World) {
-    world.write();
-    world.engine.keeper.turn();
-    world.write();
-    if std::mem::take(&mut world.checkpoint_due) {
-        world.checkpoint();
-    }
-    world.engine.keeper.turn();
-}
-
 fn publish(world: &mut World, peer: PeerId, count: usize) -> Option<Vec<MessageNumber>> {
     publish_large(world, peer, count, 150)
 }
@@ -84,7 +73,7 @@ fn on_a_full_disk_thin_segments_are_compacted_out_of_the_reserve() {
         // A copy of two of these fills a segment: what an index leaves of one that was given up for it
         // is not enough.
         waiting.extend(publish_large(&mut world, B, 1, 1_476).unwrap_or_default());
-        round(&mut world);
+        world.round();
         assert!(nth < 60, "the door never closes");
     }
     assert!(!is_open(&world));
@@ -98,7 +87,7 @@ fn on_a_full_disk_thin_segments_are_compacted_out_of_the_reserve() {
         assert!(log.clone().count() > 25 && log.clone().all(|segment| segment.live > 0));
     }
     for _ in 0..200 {
-        round(&mut world);
+        world.round();
         assert!(!world.engine.shared.is_dead(), "{:?}", world.engine.shared.refusal());
         if is_open(&world) {
             break;
