@@ -10,6 +10,7 @@ use crate::peer::{Budget, Shared};
 use crate::router::Router;
 use crate::{Figures, Limits, clock, events, supervise};
 use actix::prelude::*;
+use restante_protocol::control::NodeLife;
 use restante_protocol::producers::Run;
 use restante_protocol::refusal::Refusal;
 use restante_protocol::state::{NodeState, StateError, StateLimits};
@@ -33,8 +34,8 @@ pub struct Handles {
     pub observer: Addr<Observer>,
     /// What is counted.
     pub figures: Arc<Figures>,
-    /// The journal's epoch: what deliver frames and welcomes carry.
-    pub epoch: u32,
+    /// The journal's tag and epoch: what ids, deliver frames, hellos and welcomes carry.
+    pub life: NodeLife,
     /// Holds a reason once the node cannot go on and has to start anew from its journal.
     pub fatal: watch::Receiver<Option<String>>,
 }
@@ -146,5 +147,6 @@ pub fn start(
             Observer::new(directory, router, journal, first_version)
         })?
     };
-    Ok(Handles { directory, router, admin, observer, figures, epoch: recovered.epoch, fatal })
+    let life = NodeLife { tag: node, epoch: recovered.epoch };
+    Ok(Handles { directory, router, admin, observer, figures, life, fatal })
 }

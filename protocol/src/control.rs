@@ -5,7 +5,7 @@
 //! [`Control::Response`] with its number.
 
 use crate::admin::{AdminCommand, AdminDone};
-use crate::id::{MessageId, PeerId, ProducerId};
+use crate::id::{MessageId, NodeTag, PeerId, ProducerId};
 use crate::name::Name;
 use crate::refusal::Refusal;
 use crate::status::{BackupDone, MessageStatus, NodeStatus, PeerInfo, PeerStatus};
@@ -81,9 +81,21 @@ pub struct Hello {
     /// A node that dials a receiver says here as which peer: slot 0 is then attached as that peer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deliver_as: Option<Name>,
+    /// Which node that is, so that the receiver knows whose earlier connection is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeLife>,
     /// The secret of a login, once logins exist.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub login: Option<String>,
+}
+
+/// A node between two starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeLife {
+    /// The tag that stands in the ids it gives.
+    pub tag: NodeTag,
+    /// Its journal's epoch.
+    pub epoch: u32,
 }
 
 /// The accepting side introduces itself.

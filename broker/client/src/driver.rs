@@ -159,6 +159,7 @@ async fn dial(core: &Core) -> Result<(Wire, Welcome), ConnectError> {
             producer: options.producer,
             unused_from: core.outbox.unused_from(),
             deliver_as: None,
+            node: None,
             login: options.login.clone(),
         };
         wire.say(&Control::Hello(hello)).await?;

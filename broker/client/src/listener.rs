@@ -3,6 +3,10 @@
 //!
 //! Each connection is one attachment, on slot 0, as the peer the node says it delivers as. A lost
 //! connection is the node's to restore; what was not acked comes again.
+//!
+//! A node that dials again has given its earlier connection up, though what it had sent there may
+//! still be on the way. That is void from then on: read beside the new connection, it could come
+//! behind its own repetition, and without the flag that the repetition carries.
 
 use crate::delivery::Delivery;
 use crate::desk::Desk;
@@ -19,8 +23,9 @@ use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
 use parking_lot::Mutex;
 use restante_protocol::codec::{Limits, Next, next_frame, parse_control};
-use restante_protocol::control::{Control, Credit, Hello, Reply, Request, Welcome};
+use restante_protocol::control::{Control, Credit, Hello, NodeLife, Reply, Request, Welcome};
 use restante_protocol::frame::Frame;
+use restante_protocol::id::NodeTag;
 use restante_protocol::limits::{PAYLOAD_BYTES_MAX, PROTOCOL_VERSION};
 use restante_protocol::name::Name;
 use restante_protocol::refusal::{Code, Refusal};
@@ -106,6 +111,10 @@ struct Link {
     bell: Arc<Doorbell>,
     attachment: Arc<Attachment>,
     desk: Desk,
+    /// Who is at the other end, if it said so.
+    node: Option<NodeLife>,
+    /// The same node has dialled again.
+    superseded: AtomicBool,
 }
 
 impl Listener {
@@ -257,8 +266,8 @@ async fn accept(hub: Arc<Hub>, socket: TcpListener) {
 /// One connection from its first byte to its last.
 async fn serve(hub: Arc<Hub>, stream: TcpStream, from: SocketAddr, greeting: OwnedSemaphorePermit) {
     let Ok(mut wire) = Wire::new(stream) else { return };
-    let link = match tokio::time::timeout(HELLO_TIMEOUT, introduce(&hub, &mut wire)).await {
-        Ok(Ok(link)) => link,
+    let entry = match tokio::time::timeout(HELLO_TIMEOUT, introduce(&hub, &mut wire)).await {
+        Ok(Ok(entry)) => entry,
         Ok(Err(loss)) => {
             tracing::debug!(%from, ?loss, "declined a connection");
             wire.farewell(&loss).await;
@@ -272,41 +281,24 @@ async fn serve(hub: Arc<Hub>, stream: TcpStream, from: SocketAddr, greeting: Own
     drop(greeting);
     let mut side = ReceiverSide {
         hub: &hub,
-        link: &link,
+        link: &entry.0,
         wakes: Wakes::default(),
         questions: BytesMut::new(),
     };
     let loss = wire.drive(&mut side).await;
     tracing::debug!(%from, ?loss, "a node's connection ended");
-    hub.connections.lock().retain(|other| !Arc::ptr_eq(other, &link));
-    if link.attachment.intake.has_unflushed() {
-        hub.acks_lost.store(true, Ordering::Release);
-    }
-    link.end();
+    drop(entry);
     wire.farewell(&loss).await;
 }
 
-impl Link {
-    fn end(&self) {
-        let mut wakes = Wakes::default();
-        self.desk.end(&EndReason::Closed, &mut wakes);
-        let mut intake = self.attachment.intake.lock();
-        intake.end(EndReason::Closed);
-        // The slot points to its intake and must not keep it alive.
-        intake.leave(self.attachment.slot);
-        Intake::release(intake);
-        wakes.wake_all();
-    }
-}
-
 /// Hears the hello and answers it.
-async fn introduce(hub: &Arc<Hub>, wire: &mut Wire) -> Result<Arc<Link>, Loss> {
+async fn introduce(hub: &Arc<Hub>, wire: &mut Wire) -> Result<Entry, Loss> {
     let hello = match wire.hear().await? {
         Control::Hello(hello) => hello,
         _ => return Err(out_of_turn("frame before a hello")),
     };
-    let name = match check_hello(hub, &hello) {
-        Ok(name) => name,
+    let entry = match hub.enter(&hello) {
+        Ok(entry) => entry,
         Err(refusal) => {
             wire.say(&Control::Goodbye(refusal.clone())).await?;
             return Err(Loss::Goodbye(refusal));
@@ -328,36 +320,111 @@ async fn introduce(hub: &Arc<Hub>, wire: &mut Wire) -> Result<Arc<Link>, Loss> {
     };
     wire.begin(welcome.heartbeat_ms, welcome.silence_ms_max);
     wire.say(&Control::Welcome(welcome)).await?;
-    let bell = Arc::new(Doorbell::default());
-    let intake = Intake::new(bell.clone(), Reconnect::never(), hub.epochs.clone());
-    let intake = Arc::new(intake);
-    let attachment = intake.open(name, options.grant, hub.reader.clone());
-    // A new intake has room for one attachment.
-    let attachment = attachment.map_err(|_| Loss::Closed)?;
-    intake.lock().adopt(attachment.slot);
-    let link = Arc::new(Link { desk: Desk::new(bell.clone()), bell, attachment });
-    hub.connections.lock().push(link.clone());
-    hub.arrived.lock().push(link.attachment.clone());
+    hub.arrived.lock().push(entry.0.attachment.clone());
     hub.reader.ring();
-    Ok(link)
+    Ok(entry)
 }
 
-fn check_hello(hub: &Hub, hello: &Hello) -> Result<Name, Refusal> {
-    let options = &hub.options;
-    if !(hello.version_min..=hello.version_max).contains(&PROTOCOL_VERSION) {
-        let detail = format!("this receiver speaks version {PROTOCOL_VERSION}");
-        return Err(Refusal::new(Code::VersionMismatch, detail));
+/// A connection's place among the others; dropping it ends the attachment.
+struct Entry(Arc<Link>, Arc<Hub>);
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let Entry(link, hub) = self;
+        hub.connections.lock().retain(|other| !Arc::ptr_eq(other, link));
+        hub.end(link);
     }
-    let Some(name) = &hello.deliver_as else {
-        return Err(Refusal::new(Code::OutOfTurn, "this is a receiver, not a node"));
-    };
-    if !options.names.is_empty() && !options.names.contains(name) {
-        return Err(Refusal::new(Code::UnknownReceiver, format!("this receiver is not {name}")));
+}
+
+impl Hub {
+    /// Enters a connection, in place of the one its node has given up by dialling again.
+    fn enter(self: &Arc<Self>, hello: &Hello) -> Result<Entry, Refusal> {
+        let name = self.check_hello(hello)?;
+        let mut connections = self.connections.lock();
+        let earlier = connections.iter().position(|link| link.is_earlier_of(hello.node, name));
+        match (earlier, hello.node) {
+            (Some(at), Some(node)) => connections[at].check_epoch(node)?,
+            _ if connections.len() >= self.options.connections_max => {
+                let detail = "this receiver has enough connections";
+                return Err(Refusal::new(Code::LimitReached, detail));
+            }
+            _ => {}
+        }
+        let link = Arc::new(self.link(name.clone(), hello.node)?);
+        let earlier = earlier.map(|at| connections.swap_remove(at));
+        connections.push(link.clone());
+        drop(connections);
+        if let Some(earlier) = earlier {
+            earlier.superseded.store(true, Ordering::Release);
+            self.end(&earlier);
+            earlier.bell.ring();
+        }
+        Ok(Entry(link, self.clone()))
     }
-    if hub.connections.lock().len() >= options.connections_max {
-        return Err(Refusal::new(Code::LimitReached, "this receiver has enough connections"));
+
+    fn check_hello<'a>(&self, hello: &'a Hello) -> Result<&'a Name, Refusal> {
+        if !(hello.version_min..=hello.version_max).contains(&PROTOCOL_VERSION) {
+            let detail = format!("this receiver speaks version {PROTOCOL_VERSION}");
+            return Err(Refusal::new(Code::VersionMismatch, detail));
+        }
+        let Some(name) = &hello.deliver_as else {
+            return Err(Refusal::new(Code::OutOfTurn, "this is a receiver, not a node"));
+        };
+        let names = &self.options.names;
+        if !names.is_empty() && !names.contains(name) {
+            return Err(Refusal::new(
+                Code::UnknownReceiver,
+                format!("this receiver is not {name}"),
+            ));
+        }
+        Ok(name)
     }
-    Ok(name.clone())
+
+    fn link(&self, name: Name, node: Option<NodeLife>) -> Result<Link, Refusal> {
+        let bell = Arc::new(Doorbell::default());
+        let intake = Intake::new(bell.clone(), Reconnect::never(), self.epochs.clone());
+        let attachment = Arc::new(intake).open(name, self.options.grant, self.reader.clone());
+        // A new intake has room for one attachment.
+        let attachment =
+            attachment.map_err(|error| Refusal::new(Code::LimitReached, error.to_string()))?;
+        attachment.intake.lock().adopt(attachment.slot);
+        let (desk, superseded) = (Desk::new(bell.clone()), AtomicBool::new(false));
+        Ok(Link { bell, attachment, desk, node, superseded })
+    }
+
+    /// What came by this connection and was not acked is void.
+    fn end(&self, link: &Link) {
+        if link.attachment.intake.has_unflushed() {
+            self.acks_lost.store(true, Ordering::Release);
+        }
+        let mut wakes = Wakes::default();
+        link.desk.end(&EndReason::Closed, &mut wakes);
+        let mut intake = link.attachment.intake.lock();
+        intake.end(EndReason::Closed);
+        // The slot points to its intake and must not keep it alive.
+        intake.leave(link.attachment.slot);
+        Intake::release(intake);
+        wakes.wake_all();
+    }
+}
+
+impl Link {
+    /// Whether a connection of `node` as `name` takes the place of this one.
+    fn is_earlier_of(&self, node: Option<NodeLife>, name: &Name) -> bool {
+        let tag = |node: NodeLife| node.tag;
+        node.is_some() && node.map(tag) == self.node.map(tag) && self.attachment.name == *name
+    }
+
+    fn check_epoch(&self, node: NodeLife) -> Result<(), Refusal> {
+        match self.node {
+            Some(newer) if newer.epoch > node.epoch => {
+                let (NodeTag(tag), newer) = (node.tag, newer.epoch);
+                let detail = format!("node {tag:04x} is in epoch {newer}, not {}", node.epoch);
+                Err(Refusal::new(Code::Fenced, detail))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What a node's frames mean to a receiver it has dialled.
@@ -393,6 +460,9 @@ impl Side for ReceiverSide<'_> {
         limits: &Limits,
         _now: Instant,
     ) -> Result<(), Loss> {
+        if self.link.superseded.load(Ordering::Acquire) {
+            return Err(Loss::Closed);
+        }
         let mut at = 0;
         loop {
             let (end, delivered) = deliver_run(&self.link.attachment.intake, frames, at, limits);
@@ -427,7 +497,7 @@ impl Side for ReceiverSide<'_> {
     }
 
     fn is_closing(&self) -> bool {
-        self.hub.closing.load(Ordering::Acquire)
+        self.hub.closing.load(Ordering::Acquire) || self.link.superseded.load(Ordering::Acquire)
     }
 
     fn bell(&self) -> &Doorbell {

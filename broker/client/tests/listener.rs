@@ -4,8 +4,8 @@
 mod node;
 
 use node::{Heard, Peer, soon};
-use restante_client::protocol::control::{Control, Hello, Request, Welcome};
-use restante_client::protocol::id::ProducerId;
+use restante_client::protocol::control::{Control, Hello, NodeLife, Request, Welcome};
+use restante_client::protocol::id::{NodeTag, ProducerId};
 use restante_client::protocol::message::Body;
 use restante_client::protocol::refusal::Code;
 use restante_client::{ListenOptions, Listener, RequestError, Settled};
@@ -23,14 +23,25 @@ fn hello(deliver_as: Option<&str>) -> Hello {
         producer: None,
         unused_from: None,
         deliver_as: deliver_as.map(|name| name.parse().unwrap()),
+        node: None,
         login: None,
     }
 }
 
 /// Dials and delivers as `name`.
 async fn dialled(listener: &Listener, name: &str) -> (Peer, Welcome) {
+    dialled_with(listener, hello(Some(name))).await
+}
+
+/// Dials and delivers as `name`, as the node of this tag in this epoch.
+async fn dialled_by(listener: &Listener, name: &str, tag: u16, epoch: u32) -> Peer {
+    let node = Some(NodeLife { tag: NodeTag(tag), epoch });
+    dialled_with(listener, Hello { node, ..hello(Some(name)) }).await.0
+}
+
+async fn dialled_with(listener: &Listener, hello: Hello) -> (Peer, Welcome) {
     let mut peer = Peer::dial(listener.local_addr()).await;
-    peer.say(&Control::Hello(hello(Some(name)))).await;
+    peer.say(&Control::Hello(hello)).await;
     match peer.heard().await {
         Heard::Control(Control::Welcome(welcome)) => (peer, welcome),
         other => panic!("{other:?}"),
@@ -202,4 +213,54 @@ async fn silent_callers_are_bounded() {
         let waits = stream.try_read(&mut buffer).unwrap_err();
         assert_eq!(waits.kind(), std::io::ErrorKind::WouldBlock, "the others may still speak");
     }
+}
+
+#[tokio::test]
+async fn what_a_node_had_sent_before_it_dialled_again_is_void() {
+    let mut listener = listening(ListenOptions::default()).await;
+    let mut before = dialled_by(&listener, "a", 7, 3).await;
+    before.deliver(0, 1..=3).await;
+    assert_eq!(soon(listener.next()).await.ack(), Settled::Queued);
+    assert_eq!(before.heard().await, Heard::Ack(0, vec![(1, 1)]));
+    let held = soon(listener.next()).await;
+    // Neither another node's connection nor that of the same node as another peer is touched.
+    let mut other_node = dialled_by(&listener, "a", 8, 1).await;
+    let mut other_peer = dialled_by(&listener, "b", 7, 3).await;
+    let mut again = dialled_by(&listener, "a", 7, 3).await;
+    before.closed().await;
+    assert_eq!(held.ack(), Settled::TooLate, "the node delivers it again");
+    assert_eq!(listener.connections(), 3);
+
+    again.deliver(0, 1..=1).await;
+    let delivery = soon(listener.next()).await;
+    assert_eq!(delivery.ack(), Settled::Queued, "and not the one that was left over");
+    assert_eq!(again.heard().await, Heard::Ack(0, vec![(1, 1)]));
+    for node in [&mut other_node, &mut other_peer] {
+        node.deliver(0, 1..=1).await;
+        assert_eq!(soon(listener.next()).await.ack(), Settled::Queued);
+        assert_eq!(node.heard().await, Heard::Ack(0, vec![(1, 1)]));
+    }
+    let error = listener.flush(Duration::from_secs(1)).await.unwrap_err();
+    assert!(matches!(error, RequestError::Disconnected), "an ack was given and is gone: {error}");
+}
+
+#[tokio::test]
+async fn a_node_that_has_lost_its_journal_to_another_is_declined() {
+    let mut listener = listening(ListenOptions::default()).await;
+    let mut owner = dialled_by(&listener, "a", 7, 4).await;
+    let node = Some(NodeLife { tag: NodeTag(7), epoch: 3 });
+    assert_eq!(declined(&listener, Hello { node, ..hello(Some("a")) }).await, Code::Fenced);
+    owner.deliver(0, 1..=1).await;
+    assert_eq!(soon(listener.next()).await.ack(), Settled::Queued);
+}
+
+#[tokio::test]
+async fn a_listener_that_is_full_takes_a_node_that_dials_again() {
+    let listener =
+        listening(ListenOptions { connections_max: 1, ..ListenOptions::default() }).await;
+    let mut before = dialled_by(&listener, "a", 7, 3).await;
+    let _again = dialled_by(&listener, "a", 7, 3).await;
+    before.closed().await;
+    let node = Some(NodeLife { tag: NodeTag(8), epoch: 1 });
+    assert_eq!(declined(&listener, Hello { node, ..hello(Some("a")) }).await, Code::LimitReached);
 }

@@ -49,7 +49,7 @@ pub(crate) async fn serve(mut stream: TcpStream, remote: SocketAddr, net: Rc<Net
         Err(refusal) => return turn_away(stream, remote, &net, refusal.into()).await,
     };
     let settings = &net.settings;
-    let welcome = handshake::welcome(settings, version, net.handles.epoch, producer);
+    let welcome = handshake::welcome(settings, version, net.handles.life.epoch, producer);
     let granted = welcome.credit;
     // A welcome is small; what a router says about the identity comes behind it.
     let greeted = handshake::send_control(&mut stream, Control::Welcome(welcome));

@@ -11,7 +11,7 @@ use bytes::BytesMut;
 use restante_actors::events;
 use restante_actors::link::DialTarget;
 use restante_actors::peer::{LinkUp, Peer};
-use restante_protocol::control::{Control, Credit, Welcome};
+use restante_protocol::control::{Control, Credit, NodeLife, Welcome};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -36,10 +36,11 @@ pub(crate) struct Introduced {
 pub(crate) async fn introduce(
     mut stream: TcpStream,
     target: &DialTarget,
+    node: NodeLife,
     deadline: Instant,
 ) -> io::Result<Introduced> {
     let mut rest = BytesMut::new();
-    match timeout_at(deadline, greet(&mut stream, &mut rest, target)).await {
+    match timeout_at(deadline, greet(&mut stream, &mut rest, target, node)).await {
         Ok(Ok(welcome)) => {
             let remote = stream.peer_addr()?;
             Ok(Introduced { stream, remote, welcome, rest })
@@ -102,8 +103,9 @@ async fn greet(
     stream: &mut TcpStream,
     buffer: &mut BytesMut,
     target: &DialTarget,
+    node: NodeLife,
 ) -> Result<Welcome, HandshakeError> {
-    let hello = Control::Hello(handshake::hello_as(target.name.clone()));
+    let hello = Control::Hello(handshake::hello_as(target.name.clone(), node));
     handshake::send_control(stream, hello).await?;
     handshake::check_welcome(handshake::first_control(stream, buffer).await?)
 }

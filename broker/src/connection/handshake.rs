@@ -11,7 +11,7 @@ use super::Settings;
 use bytes::{Buf, BytesMut};
 use restante_actors::router::OpenedProducer;
 use restante_protocol::codec::{self, Limits, Next, next_frame};
-use restante_protocol::control::{Control, Credit, Hello, Welcome};
+use restante_protocol::control::{Control, Credit, Hello, NodeLife, Welcome};
 use restante_protocol::frame::Frame;
 use restante_protocol::limits::PROTOCOL_VERSION;
 use restante_protocol::name::Name;
@@ -127,7 +127,7 @@ pub(super) fn welcome(
 }
 
 /// What a node says to a receiver it has dialled.
-pub(super) fn hello_as(name: Name) -> Hello {
+pub(super) fn hello_as(name: Name, node: NodeLife) -> Hello {
     Hello {
         version_min: PROTOCOL_VERSION,
         version_max: PROTOCOL_VERSION,
@@ -135,6 +135,7 @@ pub(super) fn hello_as(name: Name) -> Hello {
         producer: None,
         unused_from: None,
         deliver_as: Some(name),
+        node: Some(node),
         login: None,
     }
 }
@@ -158,9 +159,12 @@ pub(super) fn check_welcome(control: Control) -> Result<Welcome, HandshakeError>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use restante_protocol::id::NodeTag;
 
     fn hello(version_min: u16, version_max: u16) -> Hello {
-        Hello { version_min, version_max, deliver_as: None, ..hello_as("x".parse().unwrap()) }
+        let node = NodeLife { tag: NodeTag(7), epoch: 1 };
+        let hello = hello_as("x".parse().unwrap(), node);
+        Hello { version_min, version_max, deliver_as: None, node: None, ..hello }
     }
 
     fn refused(hello: &Hello) -> Code {

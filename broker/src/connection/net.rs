@@ -82,7 +82,7 @@ impl Net {
     pub(super) fn register(self: &Rc<Net>) -> Registered {
         let number = self.next_connection.get();
         self.next_connection.set(number + 1);
-        let outbox = Outbox::new(number, self.handles.epoch);
+        let outbox = Outbox::new(number, self.handles.life.epoch);
         self.connections.borrow_mut().insert(number, Arc::clone(&outbox));
         self.handles.figures.connections.fetch_add(1, Relaxed);
         Registered { net: Rc::clone(self), outbox }

@@ -233,7 +233,9 @@ impl Drop for Place {
 async fn attempt(mut order: Order, place: Place, net: Rc<Net>) {
     let deadline = Instant::now() + net.settings.dial_max;
     let greeted = match timeout_at(deadline, connect(&order.target.url, &place.places)).await {
-        Ok(Ok(stream)) => connection::introduce(stream, &order.target, deadline).await,
+        Ok(Ok(stream)) => {
+            connection::introduce(stream, &order.target, net.handles.life, deadline).await
+        }
         Ok(Err(error)) => Err(error),
         Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no connection in time")),
     };

@@ -179,7 +179,7 @@ impl Life {
     async fn tell_ready(&self, lasting: &Lasting<'_>, born: Instant) {
         // A router that does not answer has failed, which is told elsewhere.
         let _ = self.handles.router.send(PeerLabels(Vec::new())).await;
-        let (epoch, bytes) = (self.handles.epoch, self.journal.disk_bytes());
+        let (epoch, bytes) = (self.handles.life.epoch, self.journal.disk_bytes());
         let (peers, waiting) = (self.handles.directory.len() as u64, self.waiting());
         events::journal_opened(epoch, self.clean, bytes, peers, waiting);
         self.tell_damage().await;

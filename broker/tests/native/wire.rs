@@ -262,6 +262,7 @@ pub(crate) fn hello(producer: Option<ProducerId>) -> Hello {
         producer,
         unused_from: None,
         deliver_as: None,
+        node: None,
         login: None,
     }
 }

@@ -6,7 +6,8 @@ use restante_protocol::admin::{
 };
 use restante_protocol::codec::{put_control, put_frame};
 use restante_protocol::control::{
-    AttachAs, AttachResult, Control, Credit, Hello, PeerPage, Reply, Request, WatchEvent, Welcome,
+    AttachAs, AttachResult, Control, Credit, Hello, NodeLife, PeerPage, Reply, Request, WatchEvent,
+    Welcome,
 };
 use restante_protocol::frame::{
     Ack, AckValue, Confirm, Deliver, Frame, Grant, Nack, Publish, Refuse, ReplyKind, TagRange,
@@ -181,6 +182,7 @@ fn conversation() -> Vec<(&'static str, Control)> {
         producer: Some(ProducerId(0x0001_0203_0405_0607_0809_0a0b_0c0d_0e0f)),
         unused_from: None,
         deliver_as: None,
+        node: None,
         login: None,
     };
     let welcome = Welcome {
@@ -196,8 +198,9 @@ fn conversation() -> Vec<(&'static str, Control)> {
         grant: None,
     };
     let deliver_as = Some(name("orders"));
-    let dials =
-        Hello { agent: "restante/0.1.0".to_owned(), producer: None, deliver_as, ..hello.clone() };
+    let node = Some(NodeLife { tag: NodeTag(0xbeef), epoch: 4 });
+    let agent = "restante/0.1.0".to_owned();
+    let dials = Hello { agent, producer: None, deliver_as, node, ..hello.clone() };
     let dialled = Welcome {
         agent: "example/1.0".to_owned(),
         epoch: 0,

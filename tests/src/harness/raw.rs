@@ -95,6 +95,7 @@ impl Raw {
             producer,
             unused_from: None,
             deliver_as: None,
+            node: None,
             login: None,
         }
     }

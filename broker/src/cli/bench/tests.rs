@@ -230,6 +230,7 @@ async fn dial(shared: Shared, name: Name, port: u16) {
         producer: None,
         unused_from: None,
         deliver_as: Some(name.clone()),
+        node: None,
         login: None,
     }));
     conversation.attach(0, name);

@@ -63,6 +63,7 @@ impl Link {
                 producer,
                 unused_from: None,
                 deliver_as: None,
+                node: None,
                 login: None,
             };
             link.say(&Control::Hello(hello))?;

@@ -155,6 +155,7 @@ impl Link {
             producer,
             unused_from: None,
             deliver_as: None,
+            node: None,
             login: None,
         }))?;
         match link.hear()? {
