@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 test=nothing_confirmed_is_lost_whatever_survives_a_crash
-run() { cargo test --quiet -p restante --lib "$test" -- --nocapture; }
+run() { cargo test --quiet -p restante-journal --lib "$test" -- --nocapture; }
 if [ -n "${RESTANTE_CRASH_AT:-}" ]; then
     run
     exit

@@ -28,8 +28,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / "target" / "mutations"
 TREE = HOME / "tree"
-JOURNAL = "broker/src/journal/"
-TESTS = ["cargo", "test", "--quiet", "--package", "restante", "--lib", "journal::"]
+JOURNAL = "broker/journal/src/"
+TESTS = ["cargo", "test", "--quiet", "--package", "restante-journal", "--lib"]
 # Crash points of the first try, and of the second.
 POINTS = ["1500", "10000"]
 # A fault may make a test run for ever.

@@ -2,7 +2,6 @@
 
 pub mod cli;
 pub mod config;
-pub mod journal;
 pub mod logging;
 pub mod node;
 

@@ -20,7 +20,7 @@ struct Arrows {
     others: Option<&'static [&'static str]>,
 }
 
-/// Dependencies run one way: broker → actors → protocol, broker → client → protocol.
+/// Dependencies run one way: broker → journal → actors → protocol, broker → client → protocol.
 const ARROWS: &[Arrows] = &[
     Arrows {
         package: "protocol",
@@ -56,14 +56,26 @@ const ARROWS: &[Arrows] = &[
             "tracing",
         ]),
     },
+    // It implements the seam that the actors name, and knows nothing of nodes and connections.
+    Arrows {
+        package: "broker/journal",
+        ours: &["restante-actors", "restante-protocol"],
+        others: None,
+    },
     Arrows {
         package: "broker",
-        ours: &["restante-actors", "restante-client", "restante-protocol"],
+        ours: &["restante-actors", "restante-client", "restante-journal", "restante-protocol"],
         others: None,
     },
     Arrows {
         package: "tests",
-        ours: &["restante", "restante-actors", "restante-client", "restante-protocol"],
+        ours: &[
+            "restante",
+            "restante-actors",
+            "restante-client",
+            "restante-journal",
+            "restante-protocol",
+        ],
         others: None,
     },
 ];

@@ -3,9 +3,9 @@
 use super::node::{Target, block_on};
 use super::output::{Output, note, print};
 use super::{Exit, Failure};
-use crate::journal::backup::{RestoreError, restore};
-use crate::journal::offline::check::check;
 use restante_client::RequestError;
+use restante_journal::backup::{RestoreError, restore};
+use restante_journal::offline::check::check;
 use restante_protocol::control::{Reply, Request};
 use restante_protocol::time::WallMillis;
 use std::path::{Path, PathBuf};

@@ -3,11 +3,11 @@
 use super::config::Settings;
 use super::output::{Output, Paint, Table, note, print};
 use super::{Exit, Failure};
-use crate::journal::offline::check::{Problem, Report, Verdict, check};
-use crate::journal::offline::dump::{Filter, KINDS, Record, Says, dump};
-use crate::journal::offline::names::Names;
-use crate::journal::offline::repair::{Repair, repair};
-use crate::journal::{OpenError, Options};
+use restante_journal::offline::check::{Problem, Report, Verdict, check};
+use restante_journal::offline::dump::{Filter, KINDS, Record, Says, dump};
+use restante_journal::offline::names::Names;
+use restante_journal::offline::repair::{Repair, repair};
+use restante_journal::{OpenError, Options};
 use restante_protocol::id::{MessageId, MessageNumber, PeerId};
 use std::ops::RangeInclusive;
 

@@ -14,13 +14,13 @@ use super::watchdog::Watchdog;
 use super::{NodeError, announce};
 use crate::config::Config;
 use crate::connection::{Net, Settings};
-use crate::journal::{self, Options};
 use crate::link::tcp::{self as links, TcpDialer};
 use crate::listen::tcp as doors;
 use actix_rt::Arbiter;
 use restante_actors::journal::{Damage, Journal, Opened};
 use restante_actors::router::{Drain, FlushSettles, PeerLabels};
 use restante_actors::{Handles, Limits, events};
+use restante_journal::Options;
 use restante_protocol::refusal::{Code, Refusal};
 use restante_protocol::status::Quota;
 use rustix::fs::statvfs;
@@ -116,7 +116,7 @@ async fn open(lasting: &Lasting<'_>) -> Result<Opened, NodeError> {
     }
     let dir = lasting.config.data_dir.clone();
     let options = options(lasting.config);
-    let opened = spawn_blocking(move || journal::open(&dir, options)).await;
+    let opened = spawn_blocking(move || restante_journal::open(&dir, options)).await;
     Ok(opened.map_err(|_| NodeError::Defect)??)
 }
 

@@ -19,8 +19,8 @@ mod signals;
 mod watchdog;
 
 use crate::config::Config;
-use crate::journal::OpenError;
 use restante_actors::admin::SetLogFilter;
+use restante_journal::OpenError;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
