@@ -105,8 +105,8 @@ FAULTS = [
     Fault(
         "log cut one byte too early",
         "recovery/scan.rs",
-        "self.found.file.truncate(self.data_end)?;",
-        "self.found.file.truncate(self.data_end - 1)?;",
+        "self.file.truncate(self.data_end)?;",
+        "self.file.truncate(self.data_end - 1)?;",
     ),
     Fault(
         "torn payload kept",
@@ -201,7 +201,7 @@ FAULTS = [
     Fault(
         "last commit not written again at a restart",
         "recovery/scan.rs",
-        "        self.found.file.write_at(&[IoSlice::new(&last_commit)], self.unsure_from)?;\n",
+        "        self.file.write_at(&[IoSlice::new(&last_commit)], self.unsure_from)?;\n",
         "",
     ),
     Fault(
