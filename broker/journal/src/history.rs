@@ -57,10 +57,13 @@ impl Shared {
         };
         let note = HistoryNote { id, first, next, bytes, kept_ms: (self.options.now_ms)() };
         let file = self.disk.open(&from)?;
-        self.disk.rename(&from, &note.path())?;
-        file.truncate(bytes)?;
+        // Whoever looks a message up tries the old name and then what is noted here: at no moment
+        // neither leads to it.
         self.pool.lock().history.push(note);
-        Ok(())
+        self.disk.rename(&from, &note.path()).inspect_err(|_| {
+            self.pool.lock().history.retain(|other| *other != note);
+        })?;
+        file.truncate(bytes)
     }
 
     /// Removes the oldest history beyond what is to be kept; nothing while a backup is taken.

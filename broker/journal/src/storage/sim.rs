@@ -106,6 +106,7 @@ pub(crate) struct Cut {
 }
 
 type Watcher = Box<dyn Fn() -> usize + Send>;
+type AfterRename = Arc<dyn Fn(&str) + Send + Sync>;
 
 struct Inner {
     image: Image,
@@ -116,6 +117,7 @@ struct Inner {
     fills_at: Option<u64>,
     locked: Arc<AtomicBool>,
     watcher: Option<Watcher>,
+    after_rename: Option<AfterRename>,
     cuts: Vec<Cut>,
     sick: Sicknesses,
     /// Shared by all files that are open.
@@ -140,6 +142,7 @@ impl SimDisk {
             fills_at: None,
             locked: Arc::default(),
             watcher: None,
+            after_rename: None,
             cuts: Vec::new(),
             sick: Sicknesses::default(),
             handles: Arc::default(),
@@ -196,6 +199,12 @@ impl SimDisk {
     /// touch the disk.
     pub(crate) fn watch(&self, watcher: impl Fn() -> usize + Send + 'static) {
         self.0.lock().watcher = Some(Box::new(watcher));
+    }
+
+    /// From now on `look` is told the new name after every rename, and may look at the disk as any
+    /// other thread could at that moment.
+    pub(crate) fn after_rename(&self, look: impl Fn(&str) + Send + Sync + 'static) {
+        self.0.lock().after_rename = Some(Arc::new(look));
     }
 
     /// The cuts since the last call.
@@ -331,6 +340,22 @@ impl Inner {
         after(down)
     }
 
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        let id = *self.image.names.get(from).ok_or(io::ErrorKind::NotFound)?;
+        self.dir_exists(to)?;
+        if self.image.names.get(to) == Some(&id) {
+            // Two names of one file: POSIX does nothing.
+            return Ok(());
+        }
+        let changes = match dir_of(from) == dir_of(to) {
+            true => vec![NameChange::Rename(from.to_owned(), to.to_owned())],
+            false => {
+                vec![NameChange::Link(to.to_owned(), id), NameChange::Leave(from.to_owned(), id)]
+            }
+        };
+        self.change_names(changes, format!("rename {from} to {to}"))
+    }
+
     fn dir_exists(&self, path: &str) -> io::Result<()> {
         match self.image.dirs.contains(dir_of(path)) {
             true => Ok(()),
@@ -371,20 +396,10 @@ impl Disk for SimDisk {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let mut inner = self.0.lock();
-        let id = *inner.image.names.get(from).ok_or(io::ErrorKind::NotFound)?;
-        inner.dir_exists(to)?;
-        if inner.image.names.get(to) == Some(&id) {
-            // Two names of one file: POSIX does nothing.
-            return Ok(());
-        }
-        let changes = match dir_of(from) == dir_of(to) {
-            true => vec![NameChange::Rename(from.to_owned(), to.to_owned())],
-            false => {
-                vec![NameChange::Link(to.to_owned(), id), NameChange::Leave(from.to_owned(), id)]
-            }
-        };
-        inner.change_names(changes, format!("rename {from} to {to}"))
+        self.0.lock().rename(from, to)?;
+        let after = self.0.lock().after_rename.clone();
+        after.inspect(|after| after(to));
+        Ok(())
     }
 
     fn unlink(&self, path: &str) -> io::Result<()> {

@@ -11,6 +11,7 @@ use super::{A, B, batch_of, small};
 use restante_actors::journal::{Ended, Lane, Read, Settle};
 use restante_protocol::id::{MessageNumber, PeerId};
 use restante_protocol::record::{MESSAGE_FIXED_BYTES, Outcome, ParkRecord};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -135,6 +136,27 @@ fn a_compacted_message_is_read_traced_parked_and_settled_like_any_other() {
 fn reopen(world: &mut World, disk: SimDisk) {
     *world = World::new(disk, options()).unwrap();
     assert!(world.engine.recovered.findings.is_empty(), "{:?}", world.engine.recovered.findings);
+}
+
+#[test]
+fn every_message_is_known_while_its_segment_becomes_history() {
+    let mut world = world();
+    let waiting = mixed(&mut world, 200);
+    let (shared, looks) = (Arc::clone(&world.engine.shared), Arc::new(AtomicU64::new(0)));
+    let counted = Arc::clone(&looks);
+    world.disk.after_rename(move |name| {
+        if !name.starts_with("history/") {
+            return;
+        }
+        for (of_b, _) in &waiting {
+            assert_eq!(shared.lookup(*of_b).unwrap().receivers, [(B, None)]);
+            let of_a = shared.lookup(of_b - 2).unwrap().receivers;
+            assert!(matches!(of_a[..], [(A, Some(Ended::Settled { at_ms: 5, .. }))]), "{of_a:?}");
+        }
+        counted.fetch_add(1, Ordering::Relaxed);
+    });
+    tidy_up(&mut world);
+    assert!(looks.load(Ordering::Relaxed) > 1, "sources became history");
 }
 
 #[test]
