@@ -83,6 +83,18 @@ pub(super) struct Building {
 }
 
 impl Building {
+    /// An empty one with room for about as much as `last` has: under load batches are alike, and one
+    /// that grows from nothing copies all it has at each doubling. After a large one the room shrinks
+    /// by half from batch to batch.
+    pub(super) fn after(last: &Building) -> Building {
+        let room = |len: usize, capacity: usize| (len + len / 8).max(capacity / 2);
+        Building {
+            bytes: BytesMut::with_capacity(room(last.bytes.len(), last.bytes.capacity())),
+            records: Vec::with_capacity(room(last.records.len(), last.records.capacity())),
+            ..Building::default()
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.records.is_empty() && self.outcomes.is_empty()
     }

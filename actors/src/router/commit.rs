@@ -102,7 +102,8 @@ impl Router {
         if self.building.is_empty() {
             return None;
         }
-        let mut building = std::mem::take(&mut self.building);
+        let next = Building::after(&self.building);
+        let mut building = std::mem::replace(&mut self.building, next);
         if building.records.is_empty() {
             match self.pending.back_mut() {
                 Some(last) => last.outcomes.append(&mut building.outcomes),
