@@ -38,11 +38,7 @@ pub(super) fn report(connection: &Connection, producer: Option<ProducerId>, end:
         }
         _ => {}
     }
-    let mut why = end.why();
-    let dropped = connection.slots.dropped();
-    if dropped > 0 {
-        why.push_str(&format!("; {dropped} acks came faster than their peers took them"));
-    }
+    let why = end.why();
     net.admit(remote, "connection_closed", |suppressed| {
         events::connection_closed(number, remote, &why, suppressed);
     });

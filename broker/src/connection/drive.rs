@@ -146,6 +146,7 @@ impl Connection {
                 Done::Answered { id, result } => self.requests.answer(id, result),
                 Done::Attached { id, attached } => {
                     self.requests.attached(id, attached, &mut self.slots);
+                    self.slots.forward(&mut self.tasks)?;
                 }
                 Done::Left { id, slot, number } => {
                     self.slots.remove(slot, number);
@@ -222,7 +223,7 @@ impl Connection {
         if let Some(batch) = self.intake.take_batch(chunk, from) {
             self.route(batch)?;
         }
-        self.slots.forward(&mut self.tasks);
+        self.slots.forward(&mut self.tasks)?;
         let settled = std::mem::take(&mut self.intake.settled);
         if settled > 0 {
             self.registered.outbox.note_settled(settled);

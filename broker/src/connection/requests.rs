@@ -285,6 +285,9 @@ impl Clerk {
 async fn send_rest(unsent: Unsent) {
     // An address of its own: its messages have a place, and keep their order.
     let peer = unsent.peer;
+    if let Some(granted) = unsent.granted {
+        let _ = peer.send(granted).await;
+    }
     if let Some(acked) = unsent.acked {
         let _ = peer.send(acked).await;
     }
@@ -292,7 +295,6 @@ async fn send_rest(unsent: Unsent) {
         let _ = match word {
             Word::Value(value) => peer.send(value).await,
             Word::Nack(nack) => peer.send(nack).await,
-            Word::Grant(grant) => peer.send(grant).await,
         };
     }
     // A peer that has gone has settled what it took.

@@ -2,7 +2,9 @@
 //!
 //! Acks of one read become one message per slot, however many frames they came in. A peer whose
 //! mailbox is full gets one message that waits for its turn there; what is said meanwhile collects
-//! here up to a bound, and is dropped beyond it: an ack that is lost only redelivers.
+//! here. Nothing of it is ever dropped: a nack or a value that was lost would have its message
+//! delivered again, and a flush would be answered untruly. Once more waits than [`KEPT_BYTES_MAX`],
+//! the connection ends, which both sides hear of.
 //!
 //! ```text
 //! Offered ──accepted──► Open ──detach──► Leaving ──► (gone)
@@ -24,14 +26,16 @@ use restante_protocol::frame::{Ack, AckValue, Grant, Nack, TagRange};
 use restante_protocol::limits::SLOTS_MAX;
 use restante_protocol::refusal::{Code, Refusal};
 use smallvec::SmallVec;
+use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
+use std::mem::size_of;
+use std::rc::Rc;
 use std::sync::Arc;
 
-/// Ack ranges that may wait for a peer that is busy.
-const RANGES_MAX: usize = 4_096;
-/// Values, nacks and grants that may wait for a peer that is busy, and the bytes of their texts.
-const WORDS_MAX: usize = 1_024;
-const WORD_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of acks, values and nacks of a connection that may wait for peers that are busy, beside
+/// those of the read that is being dealt with: room for a short answer to each message of the
+/// largest window.
+const KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 type Ranges = SmallVec<[TagRange; 2]>;
 
@@ -41,8 +45,8 @@ pub(super) struct Slots {
     by_slot: HashMap<u32, Slot, foldhash::fast::RandomState>,
     /// Slots that have something to forward.
     touched: Vec<u32>,
-    /// Acks that were dropped because a peer was too busy to take them.
-    dropped: u64,
+    /// Bytes that wait for peers that are busy.
+    kept: Rc<Cell<usize>>,
 }
 
 struct Slot {
@@ -53,6 +57,11 @@ struct Slot {
     unordered: bool,
     words: VecDeque<Word>,
     word_bytes: usize,
+    /// The highest grant that has not been sent on. Apart from the words, and kept while the peer
+    /// has not answered yet: a receiver says it once.
+    granted: Option<u64>,
+    /// What is counted of all that.
+    kept: Kept,
     /// A message waits for its turn in the peer's mailbox.
     sending: bool,
     touched: bool,
@@ -66,11 +75,33 @@ enum State {
     Leaving(Addr<Peer>),
 }
 
-/// What is said about one delivery, or about all to come.
+/// What is said about one delivery.
 pub(super) enum Word {
     Value(AckedValue),
     Nack(Nacked),
-    Grant(Granted),
+}
+
+/// A share of what waits for peers that are busy; dropping it takes it out of the sum.
+pub(super) struct Kept {
+    sum: Rc<Cell<usize>>,
+    bytes: usize,
+}
+
+impl Kept {
+    fn none(sum: &Rc<Cell<usize>>) -> Kept {
+        Kept { sum: Rc::clone(sum), bytes: 0 }
+    }
+
+    fn set(&mut self, bytes: usize) {
+        self.sum.set(self.sum.get() - self.bytes + bytes);
+        self.bytes = bytes;
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.set(0);
+    }
 }
 
 /// A link that has been offered to its peer and not been taken over by a slot. Dropping it takes the
@@ -130,21 +161,25 @@ impl Slots {
             return Err(Refusal::new(Code::AlreadyAttached, detail));
         }
         let link = OutboxLink::attached(outbox, slot, number);
-        self.by_slot.insert(slot, Slot::new(Arc::clone(&link), State::Offered));
+        let kept = Kept::none(&self.kept);
+        self.by_slot.insert(slot, Slot::new(Arc::clone(&link), State::Offered, kept));
         Ok(link)
     }
 
     /// The link of a dialled connection, which its peer has taken already.
     pub(super) fn insert_dialled(&mut self, link: Arc<OutboxLink>, peer: Addr<Peer>) {
-        self.by_slot.insert(0, Slot::new(link, State::Open(peer)));
+        let kept = Kept::none(&self.kept);
+        self.by_slot.insert(0, Slot::new(link, State::Open(peer), kept));
     }
 
     /// The peer has taken the link. The receiver is told before deliveries are let through by
-    /// [`Slots::open`].
+    /// [`Slots::open`]. What it has been granted meanwhile is sent on with the next
+    /// [`Slots::forward`].
     pub(super) fn accepted(&mut self, slot: u32, offer: Offer) {
         match self.by_slot.get_mut(&slot) {
             Some(entry) if entry.link.number() == offer.number => {
                 entry.state = State::Open(offer.keep());
+                self.entry(slot);
             }
             // Closed by its peer before the answer was seen.
             _ => drop(offer.keep()),
@@ -213,7 +248,6 @@ impl Slots {
             entry.acked = ack.ranges;
             return deliveries;
         }
-        let mut dropped = 0;
         for range in ack.ranges {
             if let Some(last) = entry.acked.last_mut()
                 && last.last.checked_add(1) == Some(range.first)
@@ -222,13 +256,8 @@ impl Slots {
                 continue;
             }
             entry.unordered |= entry.acked.last().is_some_and(|last| range.first <= last.last);
-            if entry.acked.len() < RANGES_MAX {
-                entry.acked.push(range);
-            } else {
-                dropped += 1;
-            }
+            entry.acked.push(range);
         }
-        self.dropped += dropped;
         deliveries
     }
 
@@ -236,42 +265,46 @@ impl Slots {
         let Some(entry) = self.entry(ack.slot) else { return };
         let number = entry.link.number();
         let value = Bytes::copy_from_slice(ack.value);
-        let kept = entry.say(Word::Value(AckedValue { number, tag: ack.tag, value }));
-        self.dropped += u64::from(!kept);
+        entry.say(Word::Value(AckedValue { number, tag: ack.tag, value }));
     }
 
     pub(super) fn nack(&mut self, nack: &Nack<'_>) {
         let Some(entry) = self.entry(nack.slot) else { return };
-        let kept = entry.say(Word::Nack(Nacked {
+        entry.say(Word::Nack(Nacked {
             number: entry.link.number(),
             tag: nack.tag,
             permanent: nack.permanent,
             retry_after_ms: nack.retry_after_ms,
             reason: nack.reason.to_owned(),
         }));
-        self.dropped += u64::from(!kept);
     }
 
     pub(super) fn grant(&mut self, grant: &Grant) {
         let Some(entry) = self.entry(grant.slot) else { return };
-        let granted = Granted { number: entry.link.number(), messages: grant.messages };
-        // Cumulative: the newest says all that the ones before it said.
-        if let Some(Word::Grant(last)) = entry.words.back_mut() {
-            last.messages = last.messages.max(granted.messages);
-        } else {
-            let kept = entry.say(Word::Grant(granted));
-            self.dropped += u64::from(!kept);
-        }
+        // Cumulative: the highest says all that the others said.
+        entry.granted = entry.granted.max(Some(grant.messages));
     }
 
     /// Sends on what has been said, as far as the peers take it now.
-    pub(super) fn forward(&mut self, tasks: &mut Tasks) {
+    ///
+    /// # Errors
+    /// More waits for peers that are busy than may, and the connection is to end. Nothing has been
+    /// dropped.
+    pub(super) fn forward(&mut self, tasks: &mut Tasks) -> Result<(), Refusal> {
         while let Some(slot) = self.touched.pop() {
             if let Some(entry) = self.by_slot.get_mut(&slot) {
                 entry.touched = false;
                 entry.forward(slot, tasks);
             }
         }
+        if self.kept.get() > KEPT_BYTES_MAX {
+            let detail = format!(
+                "answers came faster than their peers took them: more than {KEPT_BYTES_MAX} bytes \
+                 of them wait"
+            );
+            return Err(Refusal::new(Code::Overloaded, detail));
+        }
+        Ok(())
     }
 
     /// The message that waited for a peer has been taken.
@@ -291,19 +324,23 @@ impl Slots {
         entries.filter_map(Slot::take_unsent).collect()
     }
 
-    /// Tells every peer that the connection has ended.
+    /// Tells every peer that the connection has ended, and before that what it had not been told.
     pub(super) fn end(&mut self, why: &str) {
-        for (_, entry) in self.by_slot.drain() {
+        for (_, mut entry) in self.by_slot.drain() {
             entry.link.shut();
-            if let State::Open(peer) | State::Leaving(peer) = &entry.state {
-                link_down(peer, entry.link.number(), why);
+            if let Some(unsent) = entry.take_unsent() {
+                let peer = unsent.peer;
+                // In fresh addresses' places, as there is no waiting any more.
+                unsent.acked.map(|acked| peer.clone().try_send(acked));
+                for word in unsent.words {
+                    let _ = match word {
+                        Word::Value(value) => peer.clone().try_send(value).is_ok(),
+                        Word::Nack(nack) => peer.clone().try_send(nack).is_ok(),
+                    };
+                }
+                link_down(&peer, entry.link.number(), why);
             }
         }
-    }
-
-    /// How many acks, values, nacks and grants have been dropped so far.
-    pub(super) fn dropped(&self) -> u64 {
-        self.dropped
     }
 
     #[inline]
@@ -328,10 +365,13 @@ pub(super) struct Unsent {
     pub(super) peer: Addr<Peer>,
     pub(super) acked: Option<Acked>,
     pub(super) words: VecDeque<Word>,
+    pub(super) granted: Option<Granted>,
+    /// It counts until it has been sent.
+    _kept: Kept,
 }
 
 impl Slot {
-    fn new(link: Arc<OutboxLink>, state: State) -> Slot {
+    fn new(link: Arc<OutboxLink>, state: State, kept: Kept) -> Slot {
         Slot {
             link,
             state,
@@ -339,6 +379,8 @@ impl Slot {
             unordered: false,
             words: VecDeque::new(),
             word_bytes: 0,
+            granted: None,
+            kept,
             sending: false,
             touched: false,
         }
@@ -351,15 +393,9 @@ impl Slot {
         }
     }
 
-    /// Keeps a word to be forwarded; `false` if there are too many already.
-    fn say(&mut self, word: Word) -> bool {
-        let bytes = word.bytes();
-        let kept = self.words.len() < WORDS_MAX && self.word_bytes + bytes <= WORD_BYTES_MAX;
-        if kept {
-            self.word_bytes += bytes;
-            self.words.push_back(word);
-        }
-        kept
+    fn say(&mut self, word: Word) {
+        self.word_bytes += word.bytes();
+        self.words.push_back(word);
     }
 
     fn take_acked(&mut self) -> Option<Acked> {
@@ -371,9 +407,22 @@ impl Slot {
         (!ranges.is_empty()).then_some(Acked { number, ranges })
     }
 
+    fn take_granted(&mut self) -> Option<Granted> {
+        let messages = self.granted.take()?;
+        Some(Granted { number: self.link.number(), messages })
+    }
+
     /// Sends until the peer's mailbox is full; what was refused then waits there for its turn.
     fn forward(&mut self, slot: u32, tasks: &mut Tasks) {
+        if self.peer().is_none() {
+            // Nothing has been delivered yet, so that there is nothing to answer.
+            (self.acked, self.words, self.word_bytes) = Default::default();
+            return;
+        }
         let number = self.link.number();
+        if let Some(granted) = (!self.sending).then(|| self.take_granted()).flatten() {
+            self.sending = !self.send(granted, slot, number, tasks);
+        }
         if let Some(acked) = (!self.sending).then(|| self.take_acked()).flatten() {
             self.sending = !self.send(acked, slot, number, tasks);
         }
@@ -384,10 +433,21 @@ impl Slot {
             let sent = match word {
                 Word::Value(value) => self.send(value, slot, number, tasks),
                 Word::Nack(nack) => self.send(nack, slot, number, tasks),
-                Word::Grant(grant) => self.send(grant, slot, number, tasks),
             };
             self.sending = !sent;
         }
+        self.kept.set(self.word_bytes + self.acked.len() * size_of::<TagRange>());
+    }
+
+    fn take_unsent(&mut self) -> Option<Unsent> {
+        let peer = self.peer()?.clone();
+        let (acked, granted) = (self.take_acked(), self.take_granted());
+        let words = std::mem::take(&mut self.words);
+        let none = Kept::none(&self.kept.sum);
+        let mut kept = std::mem::replace(&mut self.kept, none);
+        let ranges = acked.as_ref().map_or(0, |acked| acked.ranges.len());
+        kept.set(std::mem::take(&mut self.word_bytes) + ranges * size_of::<TagRange>());
+        Some(Unsent { peer, acked, words, granted, _kept: kept })
     }
 
     /// `false`: the message waits for a place in the mailbox, [`Done::Sent`] follows.
@@ -402,7 +462,8 @@ impl Slot {
             // Whoever is gone has taken its link along; there is nobody to tell.
             Ok(()) | Err(SendError::Closed(_)) => true,
             Err(SendError::Full(message)) => {
-                let request = peer.send(message);
+                // A fresh address has a place for it now, so that no later flush overtakes it.
+                let request = peer.clone().send(message);
                 tasks.spawn(async move {
                     // A peer that has gone meanwhile needs no acks.
                     let _ = request.await;
@@ -412,23 +473,15 @@ impl Slot {
             }
         }
     }
-
-    fn take_unsent(&mut self) -> Option<Unsent> {
-        let acked = self.take_acked();
-        let words = std::mem::take(&mut self.words);
-        self.word_bytes = 0;
-        let peer = self.peer()?.clone();
-        Some(Unsent { peer, acked, words })
-    }
 }
 
 impl Word {
     fn bytes(&self) -> usize {
-        match self {
-            Word::Value(value) => value.value.len(),
-            Word::Nack(nack) => nack.reason.len(),
-            Word::Grant(_) => 0,
-        }
+        size_of::<Word>()
+            + match self {
+                Word::Value(value) => value.value.len(),
+                Word::Nack(nack) => nack.reason.len(),
+            }
     }
 }
 
@@ -452,24 +505,4 @@ fn writable(link: &OutboxLink, peer: &Addr<Peer>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn however_often_a_tag_is_acked_in_one_read_its_peer_hears_of_it_once() {
-        let outbox = Outbox::new(1, 1);
-        let mut slots = Slots::default();
-        slots.offer(&outbox, 3, 77).unwrap();
-        let range = |first, last| TagRange { first, last };
-        for frame in
-            [&[range(5, 9)][..], &[range(1, 3), range(7, 7)], &[range(2, 5)], &[range(11, 12)]]
-        {
-            slots.ack(Ack { slot: 3, ranges: frame.into() });
-        }
-        let acked = slots.by_slot.get_mut(&3).unwrap().take_acked().unwrap();
-        assert_eq!(acked.ranges[..], [range(1, 9), range(11, 12)]);
-        slots.ack(Ack { slot: 3, ranges: [range(1, 2), range(4, 4)][..].into() });
-        let acked = slots.by_slot.get_mut(&3).unwrap().take_acked().unwrap();
-        assert_eq!(acked.ranges[..], [range(1, 2), range(4, 4)]);
-    }
-}
+mod tests;
