@@ -47,8 +47,8 @@ pub trait Link: Send + Sync {
 /// Opens links for peers whose URL says where to dial.
 pub trait Dialer: Send + Sync {
     /// Starts one attempt. It ends in a [`crate::peer::LinkUp`] to `peer`, or in a
-    /// [`crate::peer::LinkDown`] with `connected: false`, carrying the same link number; the
-    /// connection lives until the link is closed or dropped. Bounded in time by the implementation.
+    /// [`crate::peer::LinkDown`], carrying the same link number. A link that its peer takes lives
+    /// until it is closed. Bounded in time by the implementation.
     fn dial(&self, target: DialTarget, peer: Addr<Peer>);
 }
 

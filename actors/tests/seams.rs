@@ -114,6 +114,57 @@ fn of_two_changes_that_swap_the_newer_one_holds() {
     });
 }
 
+/// A change to a peer, its version counted from the one it was added with.
+fn change(version: u64, url: &PeerUrl, paused: bool) -> Reconfigure {
+    let (url, settings) = (url.clone(), PeerSettings::default());
+    Reconfigure { url, settings, paused, version }
+}
+
+fn up(link: &Arc<Sink>, number: u64, dialled: bool) -> LinkUp {
+    LinkUp { link: Arc::clone(link) as _, number, dialled, grant: None }
+}
+
+#[test]
+fn a_dial_that_was_called_off_brings_no_link_however_quickly_the_peer_is_let_go_on() {
+    on_an_arbiter(async {
+        let rig = Rig::start().await;
+        let url: PeerUrl = "tcp://127.0.0.1:1".parse().unwrap();
+        let peer = rig.add_peer_at("a", url.clone()).await;
+        let addr = rig.handles.directory.seat(peer).unwrap().addr.clone();
+        rig.settle().await;
+        let [first] = rig.dials.wanted()[..] else { panic!("one dial") };
+        // All in one turn of the peer: the receiver welcomes the first dial after all.
+        let (late, link) = (Arc::new(Sink::default()), Arc::new(Sink::default()));
+        for (version, paused) in [(2, true), (3, false)] {
+            addr.clone().try_send(change(version, &url, paused)).unwrap();
+        }
+        let answer = addr.send(up(&late, first, true)).await.unwrap();
+        assert_eq!(answer.unwrap_err().code, Code::AlreadyAttached, "another dial is under way");
+        let [_, second] = rig.dials.wanted()[..] else { panic!("dialled anew") };
+        addr.send(up(&link, second, true)).await.unwrap().unwrap();
+        rig.settle().await;
+        assert!(!link.is_closed());
+        let snapshot = addr.send(Inspect).await.unwrap().unwrap();
+        assert_eq!(snapshot.health, Health::Up);
+    });
+}
+
+#[test]
+fn a_receiver_that_attaches_as_soon_as_it_may_keeps_its_link() {
+    on_an_arbiter(async {
+        let rig = Rig::start().await;
+        let peer = rig.add_peer_at("a", "tcp://127.0.0.1:1".parse().unwrap()).await;
+        let addr = rig.handles.directory.seat(peer).unwrap().addr.clone();
+        rig.settle().await;
+        // In one turn, while a dial is under way.
+        let link = Arc::new(Sink::default());
+        addr.clone().try_send(change(2, &PeerUrl::Attach, false)).unwrap();
+        addr.send(up(&link, 7, false)).await.unwrap().unwrap();
+        rig.settle().await;
+        assert!(!link.is_closed(), "only the dial was called off");
+    });
+}
+
 #[test]
 fn a_greedy_caller_gives_up_its_own_oldest_call() {
     on_an_arbiter(async {

@@ -65,7 +65,7 @@ impl Handler<Drain> for Peer {
 }
 
 impl Peer {
-    fn obey_link_commands(&mut self, ctx: &mut Context<Self>) {
+    pub(super) fn obey_link_commands(&mut self, ctx: &mut Context<Self>) {
         while let Some(command) = self.core.poll_link() {
             match command {
                 LinkCommand::Dial => {

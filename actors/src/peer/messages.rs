@@ -91,8 +91,6 @@ pub struct LinkUp {
 pub struct LinkDown {
     /// Which.
     pub number: u64,
-    /// Whether it had been up.
-    pub connected: bool,
     /// Why, one line.
     pub why: String,
 }

@@ -302,11 +302,6 @@ impl Peer {
         }
         taken
     }
-
-    fn link_gone(&mut self, why: &str, connected: bool) {
-        self.link = None;
-        self.core.handle_link_down(clock::now(), why, connected);
-    }
 }
 
 impl Handler<Enqueue> for Peer {
@@ -322,6 +317,8 @@ impl Handler<LinkUp> for Peer {
     type Result = Result<u64, Refusal>;
 
     fn handle(&mut self, up: LinkUp, ctx: &mut Context<Self>) -> Self::Result {
+        // What the core has decided before this is about the link before this one.
+        self.obey_link_commands(ctx);
         let wanted =
             if up.dialled { self.dialling == Some(up.number) } else { self.link.is_none() };
         if !wanted {
@@ -359,11 +356,14 @@ impl Handler<LinkDown> for Peer {
     type Result = ();
 
     fn handle(&mut self, down: LinkDown, ctx: &mut Context<Self>) {
+        let now = clock::now();
         if self.on_link(down.number) {
-            self.link_gone(&down.why, true);
+            self.link = None;
+            self.core.handle_link_down(now, &down.why, true);
         } else if self.dialling == Some(down.number) {
+            // However far it came, it never was a link of this peer.
             self.dialling = None;
-            self.link_gone(&down.why, down.connected);
+            self.core.handle_link_down(now, &down.why, false);
         } else {
             return;
         }
@@ -470,6 +470,7 @@ impl Handler<Reconfigure> for Peer {
         if change.paused != self.config.paused {
             self.config.paused = change.paused;
             if change.paused {
+                self.dialling = None;
                 self.core.handle_pause(now);
             } else {
                 self.core.handle_resume(now);
@@ -479,6 +480,9 @@ impl Handler<Reconfigure> for Peer {
             self.dialling = None;
             self.core.handle_address_changed(now, self.config.dials());
         }
+        // Not in a later drain: another change, a link or a crash may come before it, and what was
+        // decided here would be done to that link, or never.
+        self.obey_link_commands(ctx);
         self.mark_dirty(ctx);
     }
 }

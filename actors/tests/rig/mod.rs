@@ -40,6 +40,7 @@ pub(crate) fn on_an_arbiter(test: impl Future<Output = ()>) {
 pub(crate) struct Rig {
     pub(crate) handles: Handles,
     pub(crate) journal: Arc<Double>,
+    pub(crate) dials: Arc<Dials>,
     pub(crate) calls_each_max: u64,
     pub(crate) producers_max: usize,
     second: Arbiter,
@@ -64,11 +65,11 @@ impl Rig {
         let opened = Opened { journal: seam, completions: completed, recovered };
         let (calls_each_max, producers_max) = (10, 8);
         let limits = Limits { calls_each_max, producers_max, ..Limits::default() };
-        let second = Arbiter::new();
+        let (second, dials) = (Arbiter::new(), Arc::new(Dials::default()));
         let handles =
-            start(opened, limits, Arc::new(Nobody), &second.handle(), Arc::new(|_| Ok(())))
+            start(opened, limits, Arc::clone(&dials) as _, &second.handle(), Arc::new(|_| Ok(())))
                 .unwrap();
-        Rig { handles, journal, calls_each_max: 10, producers_max, second }
+        Rig { handles, journal, dials, calls_each_max: 10, producers_max, second }
     }
 
     /// Waits until everything that was said has been dealt with.
@@ -79,7 +80,11 @@ impl Rig {
     }
 
     pub(crate) async fn add_peer(&self, name: &str) -> PeerId {
-        let (name, url) = (name.parse().unwrap(), PeerUrl::Attach);
+        self.add_peer_at(name, PeerUrl::Attach).await
+    }
+
+    pub(crate) async fn add_peer_at(&self, name: &str, url: PeerUrl) -> PeerId {
+        let name = name.parse().unwrap();
         let command = AdminCommand::PeerAdd { name, url, settings: PeerPatch::default() };
         self.administer(command).await
     }
@@ -166,12 +171,18 @@ struct State {
     tickets: u64,
     messages: usize,
     refusals: usize,
+    settled: Vec<MessageNumber>,
 }
 
 impl Double {
     /// Refuses the next so many batches of messages.
     pub(crate) fn refuse(&self, batches: usize) {
         self.state.lock().refusals = batches;
+    }
+
+    /// Messages that are done.
+    pub(crate) fn settled(&self) -> Vec<MessageNumber> {
+        self.state.lock().settled.clone()
     }
 
     /// Messages it has taken.
@@ -214,7 +225,9 @@ impl Journal for Double {
         Ok((ticket, first))
     }
 
-    fn settle(&self, _: Settle) {}
+    fn settle(&self, settle: Settle) {
+        self.state.lock().settled.extend(settle.numbers);
+    }
 
     fn park(&self, _: ParkRecord) {}
 
@@ -249,11 +262,20 @@ impl Journal for Double {
     fn close(&self) {}
 }
 
-/// Dials nobody.
-struct Nobody;
+/// Dials nobody, and remembers the numbers of the links that were wanted.
+#[derive(Default)]
+pub(crate) struct Dials(Mutex<Vec<u64>>);
 
-impl Dialer for Nobody {
-    fn dial(&self, _: DialTarget, _: actix::Addr<Peer>) {}
+impl Dials {
+    pub(crate) fn wanted(&self) -> Vec<u64> {
+        self.0.lock().clone()
+    }
+}
+
+impl Dialer for Dials {
+    fn dial(&self, target: DialTarget, _: actix::Addr<Peer>) {
+        self.0.lock().push(target.link);
+    }
 }
 
 /// A connection that publishes and remembers what it was told.
@@ -314,18 +336,26 @@ impl ProducerLink for Recorder {
 
 /// A link that takes everything and forgets it.
 #[derive(Default)]
-pub(crate) struct Sink(Mutex<usize>);
+pub(crate) struct Sink {
+    deliveries: Mutex<usize>,
+    closed: AtomicBool,
+}
 
 impl Sink {
     /// Waits until it has been given so many deliveries.
     pub(crate) async fn has(&self, deliveries: usize) {
         for _ in 0..TURNS {
-            if *self.0.lock() == deliveries {
+            if *self.deliveries.lock() == deliveries {
                 return;
             }
             tokio::task::yield_now().await;
         }
-        panic!("{} deliveries came, not {deliveries}", self.0.lock());
+        panic!("{} deliveries came, not {deliveries}", self.deliveries.lock());
+    }
+
+    /// Whether its peer has closed it.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Relaxed)
     }
 }
 
@@ -335,8 +365,10 @@ impl Link for Sink {
     }
 
     fn transmit(&self, batch: &[Outgoing]) {
-        *self.0.lock() += batch.len();
+        *self.deliveries.lock() += batch.len();
     }
 
-    fn close(&self, _: &Refusal) {}
+    fn close(&self, _: &Refusal) {
+        self.closed.store(true, Relaxed);
+    }
 }

@@ -136,7 +136,7 @@ impl Drop for Offer {
 /// Tells a peer that a link is gone. Not to be lost, so it goes through a fresh address, which always
 /// has a place in the mailbox; at most one per link.
 pub(super) fn link_down(peer: &Addr<Peer>, number: u64, why: &str) {
-    let down = LinkDown { number, connected: true, why: why.to_owned() };
+    let down = LinkDown { number, why: why.to_owned() };
     // A peer that is gone need not hear of it.
     let _ = peer.clone().try_send(down);
 }

@@ -97,7 +97,7 @@ impl Order {
 
     fn say_failed(&mut self, why: &str) {
         self.answered = true;
-        let down = LinkDown { number: self.target.link, connected: false, why: why.to_owned() };
+        let down = LinkDown { number: self.target.link, why: why.to_owned() };
         // A fresh address always has a place in the mailbox; one per order.
         let _ = self.peer.clone().try_send(down);
     }
