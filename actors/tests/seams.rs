@@ -4,8 +4,9 @@
 
 mod rig;
 
-use restante_actors::peer::{AckedValue, Inspect, LinkUp, Reconfigure};
+use restante_actors::peer::{Acked, AckedValue, Inspect, LinkUp, Reconfigure, Retire};
 use restante_protocol::admin::{PeerSettings, PeerUrl, Waiting};
+use restante_protocol::frame::TagRange;
 use restante_protocol::refusal::Code;
 use restante_protocol::status::Health;
 use rig::{Recorder, Rig, Sink, TAKES_A_BATCH, call, on_an_arbiter, plain};
@@ -162,6 +163,27 @@ fn a_receiver_that_attaches_as_soon_as_it_may_keeps_its_link() {
         addr.send(up(&link, 7, false)).await.unwrap().unwrap();
         rig.settle().await;
         assert!(!link.is_closed(), "only the dial was called off");
+    });
+}
+
+#[test]
+fn what_was_acked_before_its_receiver_was_removed_is_done() {
+    on_an_arbiter(async {
+        let rig = Rig::start().await;
+        let peer = rig.add_peer("a").await;
+        let addr = rig.handles.directory.seat(peer).unwrap().addr.clone();
+        let link = Arc::new(Sink::default());
+        let first = addr.send(up(&link, 7, false)).await.unwrap().unwrap();
+        let producer = Recorder::new();
+        let session = rig.open(1, &producer).await;
+        rig.publish(&producer, session, peer, &[plain(1, 8), plain(2, 8), plain(3, 8)]).await;
+        link.has(3).await;
+        // In one turn of the peer.
+        let ranges = [TagRange { first, last: first + 1 }].into_iter().collect();
+        addr.clone().try_send(Acked { number: 7, ranges }).unwrap();
+        addr.send(Retire).await.unwrap();
+        assert_eq!(rig.journal.settled().len(), 2);
+        assert!(link.is_closed());
     });
 }
 

@@ -165,7 +165,7 @@ pub struct Reconfigure {
     pub version: u64,
 }
 
-/// The peer is removed: close the link, settle nothing more, stop.
+/// The peer is removed: close the link, record what has been answered by now, stop.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Retire;

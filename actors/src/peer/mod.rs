@@ -495,6 +495,9 @@ impl Handler<Retire> for Peer {
             let gone = format!("{} has been removed", self.config.name);
             attachment.link.close(&Refusal::new(Code::NotFound, gone));
         }
+        // There will be no drain any more, and what was acked in this turn is done all the same.
+        self.record_parked();
+        self.record_settled();
         ctx.stop();
     }
 }
