@@ -20,8 +20,8 @@ use restante_protocol::control::Control;
 use restante_protocol::frame::{Confirm, Deliver, Refuse, Reply as CallReply, ReplyKind};
 use restante_protocol::limits::RETURN_BYTES_MAX;
 use restante_protocol::refusal::{Code, Refusal};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 
 /// Bytes that may wait for the socket before links are told that there is no room.
@@ -325,6 +325,8 @@ pub(super) struct OutboxLink {
     dialled: bool,
     /// The receiver has not been told yet that it is attached.
     early: AtomicBool,
+    /// Why the peer has closed it before that: the answer to the attach says so.
+    refused: OnceLock<Refusal>,
     congested: AtomicBool,
     closed: AtomicBool,
 }
@@ -348,6 +350,7 @@ impl OutboxLink {
             number,
             dialled,
             early: AtomicBool::new(!dialled),
+            refused: OnceLock::new(),
             congested: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         })
@@ -361,6 +364,11 @@ impl OutboxLink {
     pub(super) fn open(&self) -> bool {
         self.early.store(false, Relaxed);
         self.congested.swap(false, Relaxed)
+    }
+
+    /// Why its peer has closed it again before the receiver was told that it is attached.
+    pub(super) fn refused(&self) -> Option<&Refusal> {
+        self.refused.get()
     }
 
     /// The peer is being told that there is room.
@@ -424,6 +432,12 @@ impl Link for OutboxLink {
         self.shut();
         if self.dialled {
             self.outbox.end(why.clone());
+            return;
+        }
+        if self.early.load(Relaxed) {
+            // Nothing ends for the receiver that it has not heard of: the answer to its attach
+            // may wait for other peers yet, and would come behind this.
+            let _ = self.refused.set(why.clone());
             return;
         }
         let detached = Control::Detached { slot: self.slot, reason: why.clone() };

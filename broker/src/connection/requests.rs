@@ -89,12 +89,10 @@ impl Requests {
     pub(super) fn attached(&self, id: u64, attached: Vec<Attached>, slots: &mut Slots) {
         let mut results = Vec::with_capacity(attached.len());
         let mut accepted = Vec::with_capacity(attached.len());
-        for Attached { result, number, offer } in attached {
-            match offer {
-                Some(offer) => {
-                    accepted.push(result.slot);
-                    slots.accepted(result.slot, offer);
-                }
+        for Attached { mut result, number, offer } in attached {
+            match offer.map(|offer| slots.accepted(result.slot, offer)) {
+                Some(Ok(())) => accepted.push(result.slot),
+                Some(Err(refusal)) => (result.first_tag, result.refusal) = (0, Some(refusal)),
                 None => slots.refused(result.slot, number),
             }
             results.push(result);

@@ -11,6 +11,8 @@
 //!    └─────refused────────┴── closed by its peer ──────▲
 //! ```
 //!
+//! A link that its peer has taken and closed again before the attach was answered has been refused.
+//!
 //! Whatever way a connection ends, also by a panic of its task, each peer hears of it: dropping a
 //! slot sends [`LinkDown`].
 
@@ -175,15 +177,21 @@ impl Slots {
     /// The peer has taken the link. The receiver is told before deliveries are let through by
     /// [`Slots::open`]. What it has been granted meanwhile is sent on with the next
     /// [`Slots::forward`].
-    pub(super) fn accepted(&mut self, slot: u32, offer: Offer) {
-        match self.by_slot.get_mut(&slot) {
-            Some(entry) if entry.link.number() == offer.number => {
-                entry.state = State::Open(offer.keep());
-                self.entry(slot);
-            }
-            // Closed by its peer before the answer was seen.
-            _ => drop(offer.keep()),
+    ///
+    /// # Errors
+    /// The peer has closed it again, and the slot is free.
+    pub(super) fn accepted(&mut self, slot: u32, offer: Offer) -> Result<(), Refusal> {
+        let (number, peer) = (offer.number, offer.keep());
+        let Some(entry) = self.entry(slot).filter(|entry| entry.link.number() == number) else {
+            debug_assert!(false, "a slot that was offered stays until its peer has answered");
+            return Err(Refusal::new(Code::NotFound, "the attachment has ended"));
+        };
+        if let Some(why) = entry.link.refused().cloned() {
+            self.by_slot.remove(&slot);
+            return Err(why);
         }
+        entry.state = State::Open(peer);
+        Ok(())
     }
 
     /// The peer has refused the link.

@@ -4,6 +4,7 @@ use super::*;
 use actix::{AsyncContext, Context};
 use bytes::BytesMut;
 use restante_actors::directory::Directory;
+use restante_actors::link::Link;
 use restante_protocol::codec::{Limits, put_frame};
 use restante_protocol::control::Credit as Allowed;
 use restante_protocol::frame::Frame;
@@ -23,7 +24,7 @@ impl Busy {
         let context = Context::<Peer>::new();
         let (addr, mut slots) = (context.address(), Slots::default());
         slots.offer(&Outbox::new(1, 1), SLOT, 77).unwrap();
-        slots.accepted(SLOT, Offer::new(addr.clone(), 77));
+        slots.accepted(SLOT, Offer::new(addr.clone(), 77)).unwrap();
         Busy { slots, tasks: Tasks::default(), addr, _context: context }
     }
 
@@ -105,7 +106,7 @@ fn a_grant_that_comes_before_its_peer_has_answered_waits_for_that() {
     slots.grant(&Grant { slot: SLOT, messages: 5 });
     slots.forward(&mut tasks).unwrap();
     assert_eq!(slots.by_slot[&SLOT].granted, Some(5));
-    slots.accepted(SLOT, Offer::new(context.address(), 77));
+    slots.accepted(SLOT, Offer::new(context.address(), 77)).unwrap();
     slots.forward(&mut tasks).unwrap();
     assert_eq!(slots.by_slot[&SLOT].granted, None);
 }
@@ -165,4 +166,17 @@ fn the_answers_of_one_read_arrive_as_they_were_written() {
     assert_eq!(tags(&unsent), (1..=2_000).collect::<Vec<_>>());
     assert_eq!(unsent.granted.as_ref().unwrap().messages, 4_000);
     assert_eq!(intake.settled, 2_000);
+}
+
+#[test]
+fn an_attachment_that_its_peer_ends_before_it_is_answered_is_refused() {
+    let (context, mut slots) = (Context::<Peer>::new(), Slots::default());
+    let outbox = Outbox::new(1, 1);
+    let link = slots.offer(&outbox, SLOT, 77).unwrap();
+    link.close(&Refusal::new(Code::Paused, "held"));
+    let refusal = slots.accepted(SLOT, Offer::new(context.address(), 77)).unwrap_err();
+    assert_eq!(refusal, Refusal::new(Code::Paused, "held"));
+    assert!(!outbox.is_busy(), "nothing is said but the answer");
+    assert!(outbox.listen(std::task::Waker::noop()).closed.is_empty());
+    slots.offer(&outbox, SLOT, 78).unwrap();
 }
