@@ -466,18 +466,38 @@ impl Registry {
     /// own messages. This ends because a peer is handed only to one that is there at that time.
     #[must_use]
     pub fn destination(&self, id: PeerId) -> Option<Destination> {
+        self.fate(id).map(|(destination, _)| destination)
+    }
+
+    /// Since when what a removed peer has left stays where it is, parked; `None` if it goes
+    /// elsewhere, or is still being dealt with.
+    #[must_use]
+    pub fn parked_since(&self, id: PeerId) -> Option<WallMillis> {
+        let is_done = self.removed(id)?.disposition.is_done();
+        match self.fate(id)? {
+            (Destination::Park, since) if is_done => Some(since),
+            _ => None,
+        }
+    }
+
+    /// Where the messages of a removed peer go, and when the removal was that decided it.
+    fn fate(&self, id: PeerId) -> Option<(Destination, WallMillis)> {
         let mut removed = self.removed(id)?;
         loop {
-            match removed.disposition {
-                Disposition::Park => return Some(Destination::Park),
-                Disposition::Purge { .. } => return Some(Destination::Purge),
+            let destination = match removed.disposition {
+                Disposition::Park => Destination::Park,
+                Disposition::Purge { .. } => Destination::Purge,
                 Disposition::HandTo { to, .. } => match (self.get(to), self.removed(to)) {
-                    (Some(peer), _) => return Some(Destination::Peer(peer.id)),
-                    (None, Some(next)) => removed = next,
+                    (Some(peer), _) => Destination::Peer(peer.id),
+                    (None, Some(next)) => {
+                        removed = next;
+                        continue;
+                    }
                     // Forgotten: nothing says what to do with them, so they are kept.
-                    (None, None) => return Some(Destination::Park),
+                    (None, None) => Destination::Park,
                 },
-            }
+            };
+            return Some((destination, removed.at));
         }
     }
 

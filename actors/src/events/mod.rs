@@ -223,6 +223,10 @@ events! {
     "Messages that waited for a removed peer have been appended to another one's queue." => "Nothing."
     INFO handover_done(peer: &str, to: &str, messages: u64);
 
+    "The peer that was to get a removed one's messages has been removed too, and what it had not got by then stays parked."
+        => "Nothing; parked messages stay addressable as name#id."
+    WARN handover_cut_short(peer: &str, messages: u64);
+
     "A change by an operator was refused; nothing has changed." => "As the reason says."
     WARN admin_refused(command: &str, peer: Option<&str>, code: Code, reason: &str, by: &str, suppressed: Suppressed);
 

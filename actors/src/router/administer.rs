@@ -12,7 +12,9 @@ use restante_protocol::admin::{AdminCommand, AdminDone};
 use restante_protocol::id::PeerId;
 use restante_protocol::limits::PEER_PAGE_MAX;
 use restante_protocol::refusal::Refusal;
-use restante_protocol::registry::{AdminEvent, Disposition, Found, Peer as PeerRecord, Removed};
+use restante_protocol::registry::{
+    AdminEvent, Disposition, Found, Peer as PeerRecord, Registry, Removed,
+};
 use restante_protocol::state::StateEvent;
 use restante_protocol::time::WallMillis;
 use std::sync::Arc;
@@ -175,7 +177,8 @@ impl Handler<super::FindPeer> for Router {
     type Result = MessageResult<super::FindPeer>;
 
     fn handle(&mut self, asked: super::FindPeer, _: &mut Context<Self>) -> Self::Result {
-        MessageResult(self.state.registry.find(&asked.0).map(PeerRecordView::of))
+        let registry = &self.state.registry;
+        MessageResult(registry.find(&asked.0).map(|found| PeerRecordView::of(found, registry)))
     }
 }
 
@@ -189,10 +192,10 @@ impl Handler<super::PeerLabels> for Router {
 }
 
 impl PeerRecordView {
-    fn of(found: Found<'_>) -> PeerRecordView {
+    fn of(found: Found<'_>, registry: &Registry) -> PeerRecordView {
         match found {
             Found::Present(record) => PeerRecordView::present(record),
-            Found::Removed(removed) => PeerRecordView::removed(removed),
+            Found::Removed(removed) => PeerRecordView::removed(removed, registry),
         }
     }
 
@@ -210,10 +213,10 @@ impl PeerRecordView {
         }
     }
 
-    fn removed(removed: &Removed) -> PeerRecordView {
+    fn removed(removed: &Removed, registry: &Registry) -> PeerRecordView {
         let label = removed.label();
         let record = PeerRecordView::present(&removed.peer);
-        let parked_at = (removed.disposition == Disposition::Park).then_some(removed.at);
+        let parked_at = registry.parked_since(removed.peer.id);
         let removed_by = Some(removed.by.clone());
         PeerRecordView { name: label, removed: true, parked_at, removed_by, ..record }
     }

@@ -280,7 +280,10 @@ impl Router {
             Destination::Peer(to) => {
                 events::handover_done(&peer, &registry.label(to), disposal.messages);
             }
-            Destination::Park => {}
+            // The heir was removed on the way: nothing else comes here with work to be done.
+            Destination::Park => {
+                events::handover_cut_short(&peer, self.stored_for(disposal.id));
+            }
         }
         let done = StateEvent::Admin(AdminEvent::DispositionDone { id: disposal.id });
         if self.append_state(&done).is_err() {

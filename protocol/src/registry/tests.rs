@@ -191,6 +191,23 @@ fn messages_on_their_way_to_a_peer_that_goes_too_share_its_fate() {
 }
 
 #[test]
+fn what_was_left_when_the_heir_was_removed_is_parked_since_then() {
+    let mut registry = with(&["a", "b"]);
+    let go = |registry: &mut Registry, text: &str, now, wish: Waiting| {
+        let event = registry.check(&remove(text, Some(wish)), WallMillis(now), BY, |_| 5).unwrap();
+        registry.apply(&event).unwrap();
+    };
+    go(&mut registry, "a", 20, Waiting::HandTo(name("b")));
+    assert_eq!(registry.parked_since(PeerId(1)), None);
+    go(&mut registry, "b", 30, Waiting::Park);
+    assert_eq!(registry.parked_since(PeerId(2)), Some(WallMillis(30)));
+    assert_eq!(registry.parked_since(PeerId(1)), None, "not before the router has seen it");
+    registry.apply(&AdminEvent::DispositionDone { id: PeerId(1) }).unwrap();
+    assert_eq!(registry.parked_since(PeerId(1)), Some(WallMillis(30)));
+    assert_eq!(registry.parked_since(PeerId(9)), None);
+}
+
+#[test]
 fn what_is_not_so_is_refused_by_name() {
     let registry = with(&["a"]);
     assert_eq!(refused(&registry, &add("a")), Code::NameTaken);
