@@ -14,7 +14,7 @@ use actix::prelude::*;
 use restante_protocol::control::{PeerPage, Reply, Request};
 use restante_protocol::delivery::types::{Snapshot, Whereabouts};
 use restante_protocol::id::{MessageId, MessageNumber, NodeTag, PeerId};
-use restante_protocol::limits::PEER_PAGE_MAX;
+use restante_protocol::limits::{PEER_PAGE_MAX, RECEIVERS_MAX};
 use restante_protocol::record::Outcome;
 use restante_protocol::refusal::{Code, Refusal};
 use restante_protocol::status::{
@@ -22,6 +22,7 @@ use restante_protocol::status::{
     ReceiverStatus,
 };
 use restante_protocol::time::{Time, WallMillis};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -30,8 +31,9 @@ use std::time::Duration;
 const MAILBOX_CAPACITY: usize = 1_024;
 /// How long a peer's actor is waited for.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
-/// Hand-overs followed when a message is traced.
-const HANDOVERS_MAX: usize = 8;
+/// Copies of a message that are followed when it is traced: one for each receiver it can have, and
+/// a few that were handed on again. Of more, the last that is said is to whom they were handed.
+const COPIES_MAX: usize = RECEIVERS_MAX + 64;
 /// Why what waited for a removed peer is parked.
 const REMOVED: &str = "its peer was removed";
 
@@ -210,9 +212,7 @@ impl Sources {
                 let what = format!("the record of {id} was on disk and is damaged");
                 Err(Refusal::new(Code::Damaged, what))
             }
-            Err(LookupError::Unavailable) => {
-                Err(Refusal::new(Code::JournalPoisoned, "the journal cannot be read now"))
-            }
+            Err(LookupError::Unavailable) => Err(unreadable()),
         }
     }
 
@@ -226,20 +226,28 @@ impl Sources {
         let bytes = life.body.as_ref().map(|body| body.len() as u64);
         let accepted = WallMillis(life.accepted_ms);
         let mut receivers = Vec::with_capacity(life.receivers.len());
-        let mut number = id.number();
-        let mut at = life.receivers;
-        // A message handed over goes on under another number; its life is one.
-        for _ in 0..=HANDOVERS_MAX {
-            let mut moved_to = None;
+        // A message handed over goes on under another number, for each receiver it was taken from;
+        // its life is one.
+        let (mut copies, mut followed) = (VecDeque::new(), 0);
+        let (mut number, mut at) = (id.number(), life.receivers);
+        loop {
             for (peer, ended) in at {
-                moved_to = moved_to.or(copy_number(ended.as_ref()));
+                copies.extend(copy_number(ended.as_ref()));
                 receivers.push(self.receiver(number, peer, ended).await?);
             }
-            let Some(copy) = moved_to else { break };
-            let Ok(life) = self.journal.lookup(copy).await else { break };
-            (number, at) = (copy, life.receivers);
+            (number, at) = loop {
+                let Some(copy) = copies.pop_front().filter(|_| followed < COPIES_MAX) else {
+                    return Ok(MessageStatus { id, accepted, bytes, receivers });
+                };
+                followed += 1;
+                match self.journal.lookup(copy).await {
+                    Ok(life) => break (copy, life.receivers),
+                    Err(LookupError::Unavailable) => return Err(unreadable()),
+                    // That it was handed over is all that can be said of it.
+                    Err(LookupError::Unknown | LookupError::AgedOut | LookupError::Damaged) => {}
+                }
+            };
         }
-        Ok(MessageStatus { id, accepted, bytes, receivers })
     }
 
     async fn receiver(
@@ -383,6 +391,10 @@ fn copy_number(ended: Option<&Ended>) -> Option<MessageNumber> {
         }
         _ => None,
     }
+}
+
+fn unreadable() -> Refusal {
+    Refusal::new(Code::JournalPoisoned, "the journal cannot be read now")
 }
 
 fn wall(time: Time) -> WallMillis {

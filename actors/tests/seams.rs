@@ -4,12 +4,17 @@
 
 mod rig;
 
+use restante_actors::admin::Ask;
+use restante_actors::journal::{Ended, Life, LookupError};
 use restante_actors::peer::{Acked, AckedValue, Inspect, LinkUp, Reconfigure, Retire};
 use restante_protocol::admin::{PeerSettings, PeerUrl, Waiting};
+use restante_protocol::control::{Reply, Request};
 use restante_protocol::frame::TagRange;
+use restante_protocol::id::MessageId;
+use restante_protocol::record::Outcome;
 use restante_protocol::refusal::Code;
-use restante_protocol::status::Health;
-use rig::{Recorder, Rig, Sink, TAKES_A_BATCH, call, on_an_arbiter, plain};
+use restante_protocol::status::{Health, MessageState};
+use rig::{NODE, Recorder, Rig, Sink, TAKES_A_BATCH, call, on_an_arbiter, plain};
 use std::sync::Arc;
 
 #[test]
@@ -184,6 +189,49 @@ fn what_was_acked_before_its_receiver_was_removed_is_done() {
         addr.send(Retire).await.unwrap();
         assert_eq!(rig.journal.settled().len(), 2);
         assert!(link.is_closed());
+    });
+}
+
+#[test]
+fn every_copy_of_a_message_that_was_handed_over_is_traced() {
+    on_an_arbiter(async {
+        let rig = Rig::start().await;
+        let (mut peers, names) = (Vec::new(), ["a", "b", "c", "d"]);
+        for name in names {
+            peers.push(rig.add_peer(name).await);
+        }
+        let [a, b, c, d] = peers[..] else { panic!("four") };
+        let moved = |moved_to, copy: u64| {
+            let value = Some(copy.to_be_bytes().to_vec().into());
+            let outcome = Outcome::Moved;
+            Some(Ended::Settled { outcome, at_ms: 9, moved_to, attempts: 0, value })
+        };
+        let life = |receivers| Ok(Life { accepted_ms: 5, body: None, receivers });
+        let id = MessageId::new(5, NODE, 0, 101);
+        let ask = || async {
+            let (request, by) = (Request::Message { id }, "a test".to_owned());
+            match rig.handles.admin.send(Ask { request, by }).await.unwrap() {
+                Ok(Reply::Message(status)) => Ok(status),
+                Ok(other) => panic!("{other:?}"),
+                Err(refusal) => Err(refusal),
+            }
+        };
+        // To a and b, both of whom c inherited, of whom d did.
+        rig.journal.knows(101, life(vec![(a, moved(c, 110)), (b, moved(c, 111))]));
+        rig.journal.knows(110, life(vec![(c, moved(d, 120))]));
+        rig.journal.knows(111, life(vec![(c, moved(d, 121))]));
+        rig.journal.knows(120, life(vec![(d, None)]));
+        rig.journal.knows(121, Err(LookupError::AgedOut));
+        let status = ask().await.unwrap();
+        let said = status.receivers.iter().map(|receiver| match &receiver.state {
+            MessageState::Moved { to, .. } => format!("{} to {to}", receiver.receiver),
+            state => format!("{} {state:?}", receiver.receiver),
+        });
+        let expected = ["a to c", "b to c", "c to d", "c to d", "d Queued"];
+        assert_eq!(said.collect::<Vec<_>>(), expected);
+
+        rig.journal.knows(121, Err(LookupError::Unavailable));
+        assert_eq!(ask().await.unwrap_err().code, Code::JournalPoisoned);
     });
 }
 

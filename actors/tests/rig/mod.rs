@@ -20,6 +20,7 @@ use restante_protocol::id::{MessageNumber, NodeTag, PeerId, ProducerId};
 use restante_protocol::message::body_flags;
 use restante_protocol::record::{ParkRecord, RecordKind};
 use restante_protocol::refusal::{Code, Refusal};
+use std::collections::HashMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,6 +31,9 @@ use tokio::sync::mpsc::{self, UnboundedSender};
 pub(crate) const TAKES_A_BATCH: usize = 1024 * 1024;
 /// Turns of the event loop in which everything that was said has long been dealt with.
 const TURNS: usize = 200;
+
+/// Part of every id.
+pub(crate) const NODE: NodeTag = NodeTag(7);
 
 /// Runs a test as the data arbiter of a node.
 pub(crate) fn on_an_arbiter(test: impl Future<Output = ()>) {
@@ -52,7 +56,7 @@ impl Rig {
         let journal = Arc::new(Double { state: Mutex::default(), completions });
         let recovered = Recovered {
             epoch: 1,
-            node: NodeTag(7),
+            node: NODE,
             checkpoint: None,
             admin: Vec::new(),
             published: Vec::new(),
@@ -172,12 +176,18 @@ struct State {
     messages: usize,
     refusals: usize,
     settled: Vec<MessageNumber>,
+    lives: HashMap<MessageNumber, Result<Life, LookupError>>,
 }
 
 impl Double {
     /// Refuses the next so many batches of messages.
     pub(crate) fn refuse(&self, batches: usize) {
         self.state.lock().refusals = batches;
+    }
+
+    /// What it says when it is asked for a message.
+    pub(crate) fn knows(&self, number: MessageNumber, life: Result<Life, LookupError>) {
+        self.state.lock().lives.insert(number, life);
     }
 
     /// Messages that are done.
@@ -247,8 +257,9 @@ impl Journal for Double {
         Backlog::default()
     }
 
-    fn lookup(&self, _: MessageNumber) -> BoxFuture<'static, Result<Life, LookupError>> {
-        Box::pin(async { Err(LookupError::Unknown) })
+    fn lookup(&self, number: MessageNumber) -> BoxFuture<'static, Result<Life, LookupError>> {
+        let life = self.state.lock().lives.get(&number).cloned();
+        Box::pin(async { life.unwrap_or(Err(LookupError::Unknown)) })
     }
 
     fn backup(&self, _: PathBuf) -> BoxFuture<'static, Result<BackupTaken, Refusal>> {
