@@ -5,7 +5,7 @@
 mod rig;
 
 use restante_actors::admin::Ask;
-use restante_actors::journal::{Ended, Life, LookupError};
+use restante_actors::journal::{Ended, Journal, Life, LookupError};
 use restante_actors::peer::{Acked, AckedValue, Inspect, LinkUp, Reconfigure, Retire};
 use restante_protocol::admin::{PeerSettings, PeerUrl, Waiting};
 use restante_protocol::control::{Reply, Request};
@@ -16,6 +16,7 @@ use restante_protocol::refusal::Code;
 use restante_protocol::status::{Health, MessageState};
 use rig::{NODE, Recorder, Rig, Sink, TAKES_A_BATCH, call, on_an_arbiter, plain};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 #[test]
 fn what_was_sent_after_a_lost_batch_does_not_overtake_it() {
@@ -232,6 +233,28 @@ fn every_copy_of_a_message_that_was_handed_over_is_traced() {
 
         rig.journal.knows(121, Err(LookupError::Unavailable));
         assert_eq!(ask().await.unwrap_err().code, Code::JournalPoisoned);
+    });
+}
+
+#[test]
+fn what_is_set_aside_unread_takes_its_bytes_along() {
+    on_an_arbiter(async {
+        let rig = Rig::start().await;
+        let peer = rig.add_peer("a").await;
+        let seat = rig.handles.directory.seat(peer).unwrap();
+        let producer = Recorder::new();
+        let session = rig.open(1, &producer).await;
+        rig.publish(&producer, session, peer, &[plain(1, 800)]).await;
+        let bytes = || {
+            let marks = &seat.marks;
+            (marks.waiting_bytes.load(Relaxed), marks.parked_bytes.load(Relaxed))
+        };
+        assert_eq!(bytes(), (800, 0));
+        // It is read when there is somebody to send it to.
+        rig.journal.damage(rig.journal.next_number() - 1, 800);
+        seat.addr.send(up(&Arc::new(Sink::default()), 7, false)).await.unwrap().unwrap();
+        rig.settle().await;
+        assert_eq!(bytes(), (0, 800));
     });
 }
 

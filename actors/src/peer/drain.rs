@@ -217,20 +217,39 @@ impl Peer {
                 parked.accepted_ms = self.condemned.swap_remove(at).1;
             }
             self.marks.parked.fetch_add(1, Relaxed);
-            self.marks.parked_bytes.fetch_add(u64::from(parked.bytes), Relaxed);
             // One that was never sent is not among the calls in flight, and may be one all the same.
             self.calls.remove(&parked.number);
             let reason = Bytes::from(parked.reason.clone());
             self.answer(parked.number, ReplyKind::Refused, reason);
             self.report(PeerReport::parked(&self.config, &parked));
-            self.shared.journal.park(ParkRecord {
+            let record = ParkRecord {
                 peer: self.config.id,
                 number: parked.number,
                 at_ms: clock::wall_ms(),
                 attempts: parked.attempts,
                 reason: parked.reason,
-            });
+            };
+            let bytes = match parked.bytes {
+                0 => self.park_unread(record),
+                bytes => {
+                    self.shared.journal.park(record);
+                    u64::from(bytes)
+                }
+            };
+            self.marks.parked_bytes.fetch_add(bytes, Relaxed);
         }
+    }
+
+    /// Parks a message that was set aside without having been read: its bytes, which only the journal
+    /// knows, and which do not wait any more.
+    #[cold]
+    fn park_unread(&mut self, record: ParkRecord) -> u64 {
+        let (journal, id) = (&self.shared.journal, self.config.id);
+        let before = journal.backlog(id).parked_bytes;
+        journal.park(record);
+        let bytes = journal.backlog(id).parked_bytes.saturating_sub(before);
+        self.core.handle_length_known(bytes);
+        bytes
     }
 
     fn send_reports(&mut self) {

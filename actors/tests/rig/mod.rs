@@ -177,6 +177,8 @@ struct State {
     refusals: usize,
     settled: Vec<MessageNumber>,
     lives: HashMap<MessageNumber, Result<Life, LookupError>>,
+    damaged: Option<(MessageNumber, u64)>,
+    parked_bytes: u64,
 }
 
 impl Double {
@@ -188,6 +190,11 @@ impl Double {
     /// What it says when it is asked for a message.
     pub(crate) fn knows(&self, number: MessageNumber, life: Result<Life, LookupError>) {
         self.state.lock().lives.insert(number, life);
+    }
+
+    /// This message, of so many bytes, cannot be read any more.
+    pub(crate) fn damage(&self, number: MessageNumber, bytes: u64) {
+        self.state.lock().damaged = Some((number, bytes));
     }
 
     /// Messages that are done.
@@ -239,7 +246,12 @@ impl Journal for Double {
         self.state.lock().settled.extend(settle.numbers);
     }
 
-    fn park(&self, _: ParkRecord) {}
+    fn park(&self, record: ParkRecord) {
+        let mut state = self.state.lock();
+        if let Some((_, bytes)) = state.damaged.take_if(|(number, _)| *number == record.number) {
+            state.parked_bytes += bytes;
+        }
+    }
 
     fn flush(&self, token: u64) {
         let ticket = Ticket(self.state.lock().tickets);
@@ -249,12 +261,16 @@ impl Journal for Double {
     fn checkpoint(&self, _: Bytes) {}
 
     fn next(&self, read: Read) -> BoxFuture<'static, Result<Page, ReadError>> {
-        let page = Page { messages: Vec::new(), through: read.through };
-        Box::pin(async { Ok(page) })
+        let damaged = self.state.lock().damaged;
+        let page = match damaged.filter(|(number, _)| *number > read.after) {
+            Some((number, _)) => Err(ReadError::Damaged { number, detail: "a bad sector".into() }),
+            None => Ok(Page { messages: Vec::new(), through: read.through }),
+        };
+        Box::pin(async { page })
     }
 
     fn backlog(&self, _: PeerId) -> Backlog {
-        Backlog::default()
+        Backlog { parked_bytes: self.state.lock().parked_bytes, ..Backlog::default() }
     }
 
     fn lookup(&self, number: MessageNumber) -> BoxFuture<'static, Result<Life, LookupError>> {

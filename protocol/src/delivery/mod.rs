@@ -246,6 +246,12 @@ impl<B> Delivery<B> {
         Ok(())
     }
 
+    /// A message that was excluded with a length of 0, unread, had so many bytes, as is known by now:
+    /// they do not wait any more.
+    pub fn handle_length_known(&mut self, bytes: u64) {
+        self.waiting_bytes = self.waiting_bytes.saturating_sub(bytes);
+    }
+
     /// The next message that is done.
     #[inline]
     pub fn poll_settled(&mut self) -> Option<Settled> {
