@@ -26,7 +26,7 @@ use std::sync::Arc;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// Names that are looked up at once; each takes a thread while it lasts.
 const LOOKUPS_MAX: usize = 16;
@@ -232,13 +232,14 @@ impl Drop for Place {
 
 async fn attempt(mut order: Order, place: Place, net: Rc<Net>) {
     let deadline = Instant::now() + net.settings.dial_max;
-    let greeted = match timeout_at(deadline, connect(&order.target.url, &place.places)).await {
-        Ok(Ok(stream)) => {
-            connection::introduce(stream, &order.target, net.handles.life, deadline).await
-        }
-        Ok(Err(error)) => Err(error),
-        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no connection in time")),
-    };
+    let greeted =
+        match timeout_at(deadline, connect(&order.target.url, &place.places, deadline)).await {
+            Ok(Ok(stream)) => {
+                connection::introduce(stream, &order.target, net.handles.life, deadline).await
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(no_connection()),
+        };
     place.end(greeted.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut));
     match greeted {
         Ok(introduced) => {
@@ -249,7 +250,7 @@ async fn attempt(mut order: Order, place: Place, net: Rc<Net>) {
     }
 }
 
-async fn connect(url: &PeerUrl, places: &Places) -> io::Result<TcpStream> {
+async fn connect(url: &PeerUrl, places: &Places, deadline: Instant) -> io::Result<TcpStream> {
     let PeerUrl::Tcp { host, port } = url else {
         return Err(io::Error::other(format!("{url} is not dialled")));
     };
@@ -257,18 +258,39 @@ async fn connect(url: &PeerUrl, places: &Places) -> io::Result<TcpStream> {
         Ok(ip) => vec![SocketAddr::new(ip, *port)],
         Err(_) => look_up(host.clone(), *port, Arc::clone(&places.lookups)).await?,
     };
-    let mut failure = io::Error::other(format!("{host} has no address"));
-    for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(stream) => {
-                // Small frames must not wait for others; on failure they do.
-                let _ = stream.set_nodelay(true);
-                return Ok(stream);
-            }
-            Err(error) => failure = error,
-        }
+    if addresses.is_empty() {
+        return Err(io::Error::other(format!("{host} has no address")));
     }
-    Err(failure)
+    let stream = first_to_answer(&addresses, deadline, TcpStream::connect).await?;
+    // Small frames must not wait for others; on failure they do.
+    let _ = stream.set_nodelay(true);
+    Ok(stream)
+}
+
+/// Tries one address after the other. Each gets an equal share of the time that is left, so that one
+/// behind a black hole does not take that of the others. The last failure; `TimedOut` if any address
+/// ran out of its time.
+async fn first_to_answer<T>(
+    addresses: &[SocketAddr],
+    deadline: Instant,
+    connect: impl AsyncFn(SocketAddr) -> io::Result<T>,
+) -> io::Result<T> {
+    let (mut failure, mut is_late) = (io::Error::from(io::ErrorKind::NotFound), false);
+    for (address, left) in addresses.iter().zip((1..=addresses.len() as u32).rev()) {
+        let share = deadline.saturating_duration_since(Instant::now()) / left;
+        failure = match timeout(share, connect(*address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => error,
+            Err(_) => no_connection(),
+        };
+        is_late |= failure.kind() == io::ErrorKind::TimedOut;
+    }
+    let kind = if is_late { io::ErrorKind::TimedOut } else { failure.kind() };
+    Err(io::Error::new(kind, failure.to_string()))
+}
+
+fn no_connection() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "no connection in time")
 }
 
 /// A look-up cannot be called off, so it keeps its permit also when nobody waits for it any more.
@@ -285,11 +307,36 @@ async fn look_up(host: String, port: u16, permits: Arc<Semaphore>) -> io::Result
 mod tests {
     use super::*;
     use actix::{AsyncContext, Context};
+    use std::time::Duration;
 
     fn order(peer: &Addr<Peer>, id: u32, link: u64) -> Order {
         let (name, url) = ("a".parse().unwrap(), "tcp://127.0.0.1:1".parse().unwrap());
         let target = DialTarget { id: PeerId(id), name, url, link };
         Order { target, peer: peer.clone(), answered: false }
+    }
+
+    #[tokio::test]
+    async fn an_address_behind_a_black_hole_leaves_the_others_their_time() {
+        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let [hole, dead, alive] = [address(1), address(2), address(3)];
+        let tried = RefCell::new(Vec::new());
+        let connect = async |at: SocketAddr| {
+            tried.borrow_mut().push(at);
+            match at.port() {
+                1 => std::future::pending().await,
+                2 => Err(io::Error::from(io::ErrorKind::ConnectionRefused)),
+                _ => Ok(at),
+            }
+        };
+        // Only the first costs its share of this.
+        let soon = || Instant::now() + Duration::from_millis(30);
+        let found = first_to_answer(&[hole, dead, alive], soon(), &connect).await;
+        assert_eq!(found.unwrap(), alive);
+        assert_eq!(tried.take(), [hole, dead, alive]);
+        let failed = first_to_answer(&[hole, dead], soon(), &connect).await.unwrap_err();
+        assert_eq!(failed.kind(), io::ErrorKind::TimedOut, "it waits in the slow lane");
+        let failed = first_to_answer(&[dead], soon(), &connect).await.unwrap_err();
+        assert_eq!(failed.kind(), io::ErrorKind::ConnectionRefused);
     }
 
     #[test]
