@@ -6,6 +6,7 @@ use crate::config::Config;
 use restante_actors::events::{self, Limiter, Suppressed};
 use restante_actors::{Handles, clock};
 use restante_protocol::control::Credit;
+use restante_protocol::refusal::Refusal;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -55,7 +56,7 @@ pub(crate) struct Net {
     pub(crate) settings: Settings,
     pub(super) scratch: Scratch,
     limiter: RefCell<Limiter<IpAddr>>,
-    connections: RefCell<HashMap<u64, Arc<Outbox>>>,
+    register: Register,
     doors_closed: watch::Receiver<bool>,
     next_connection: Cell<u64>,
 }
@@ -72,7 +73,7 @@ impl Net {
             settings,
             scratch: Scratch::new(),
             limiter: RefCell::default(),
-            connections: RefCell::default(),
+            register: Register::default(),
             doors_closed,
             next_connection: Cell::new(1),
         })
@@ -83,7 +84,7 @@ impl Net {
         let number = self.next_connection.get();
         self.next_connection.set(number + 1);
         let outbox = Outbox::new(number, self.handles.life.epoch);
-        self.connections.borrow_mut().insert(number, Arc::clone(&outbox));
+        self.register.enter(&outbox);
         self.handles.figures.connections.fetch_add(1, Relaxed);
         Registered { net: Rc::clone(self), outbox }
     }
@@ -96,7 +97,17 @@ impl Net {
 
     /// The outboxes of all connections that have said hello.
     pub(crate) fn outboxes(&self) -> Vec<Arc<Outbox>> {
-        self.connections.borrow().values().cloned().collect()
+        self.register.outboxes.borrow().values().cloned().collect()
+    }
+
+    /// Lets no connection deliver any more, nor any that is yet to come: a dial may be under way.
+    pub(crate) fn hold_deliveries(&self) {
+        self.register.hold();
+    }
+
+    /// Ends all connections, and each that is yet to come.
+    pub(crate) fn end(&self, why: &Refusal) {
+        self.register.end(why);
     }
 
     /// Writes an event that others can cause at will, unless this address has caused too many.
@@ -130,6 +141,36 @@ fn owner(ip: IpAddr) -> IpAddr {
     }
 }
 
+/// The connections that have said hello, by number, and what holds for all of them.
+#[derive(Default)]
+struct Register {
+    outboxes: RefCell<HashMap<u64, Arc<Outbox>>>,
+    held: Cell<bool>,
+    ended: RefCell<Option<Refusal>>,
+}
+
+impl Register {
+    fn enter(&self, outbox: &Arc<Outbox>) {
+        if self.held.get() {
+            outbox.hold_deliveries();
+        }
+        if let Some(why) = &*self.ended.borrow() {
+            outbox.end(why.clone());
+        }
+        self.outboxes.borrow_mut().insert(outbox.connection(), Arc::clone(outbox));
+    }
+
+    fn hold(&self) {
+        self.held.set(true);
+        self.outboxes.borrow().values().for_each(|outbox| outbox.hold_deliveries());
+    }
+
+    fn end(&self, why: &Refusal) {
+        *self.ended.borrow_mut() = Some(why.clone());
+        self.outboxes.borrow().values().for_each(|outbox| outbox.end(why.clone()));
+    }
+}
+
 /// A connection's place in the register.
 pub(super) struct Registered {
     net: Rc<Net>,
@@ -140,6 +181,32 @@ impl Drop for Registered {
     fn drop(&mut self) {
         self.outbox.close();
         self.net.handles.figures.connections.fetch_sub(1, Relaxed);
-        self.net.connections.borrow_mut().remove(&self.outbox.connection());
+        self.net.register.outboxes.borrow_mut().remove(&self.outbox.connection());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::outbox::OutboxLink;
+    use super::*;
+    use restante_actors::link::Link;
+    use restante_protocol::refusal::Code;
+    use std::task::Waker;
+
+    #[test]
+    fn what_holds_for_all_connections_holds_for_one_that_comes_later() {
+        let register = Register::default();
+        let [early, late, last] = [1, 2, 3].map(|number| Outbox::new(number, 7));
+        let has_room = |outbox: &Arc<Outbox>| OutboxLink::dialled(outbox, 9).room() > 0;
+        let is_ended = |outbox: &Outbox| outbox.listen(Waker::noop()).end.is_some();
+        register.enter(&early);
+        assert!(has_room(&early));
+        register.hold();
+        register.enter(&late);
+        assert_eq!([has_room(&early), has_room(&late)], [false, false]);
+        assert_eq!([is_ended(&early), is_ended(&late)], [false, false]);
+        register.end(&Refusal::new(Code::ShuttingDown, ""));
+        register.enter(&last);
+        assert_eq!([is_ended(&early), is_ended(&late), is_ended(&last)], [true, true, true]);
     }
 }

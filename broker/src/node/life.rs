@@ -218,7 +218,7 @@ impl Life {
         let drained = async {
             // A router that is gone has nothing left to decide.
             let _ = self.handles.router.send(Drain).await;
-            self.net.outboxes().iter().for_each(|outbox| outbox.hold_deliveries());
+            self.net.hold_deliveries();
             while self.net.outboxes().iter().any(|outbox| outbox.is_busy()) {
                 sleep(LOOK_EVERY).await;
             }
@@ -239,7 +239,7 @@ impl Life {
     }
 
     async fn end(self, why: Refusal) {
-        self.net.outboxes().iter().for_each(|outbox| outbox.end(why.clone()));
+        self.net.end(&why);
         let goodbyes = async {
             // A task that panicked has ended too.
             let _ = (self.accepting.await, self.dialling.await);
