@@ -69,9 +69,7 @@ impl<B> Delivery<B> {
     /// The receiver takes deliveries up to this tag. A grant is never taken back.
     pub fn handle_grant(&mut self, _now: Time, cumulative_tag: u64) {
         if self.link.is_up() {
-            let ungranted = self.link.grant == u64::MAX;
-            let before = if ungranted { 0 } else { self.link.grant };
-            self.link.grant = before.max(cumulative_tag);
+            self.link.raise_grant(cumulative_tag);
         }
     }
 

@@ -6,6 +6,9 @@ use crate::time::Time;
 /// How long a link has to stay up, with nothing unanswered, to count as proof without any answer.
 pub(super) const STABLE_US: u64 = 10_000_000;
 
+/// The grant of a receiver that has not granted anything: the window alone counts.
+const UNGRANTED: u64 = u64::MAX;
+
 /// Whether there is a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LinkState {
@@ -84,7 +87,7 @@ impl Link {
         *self = Link {
             state: LinkState::Up,
             up_since: now,
-            grant: grant.unwrap_or(u64::MAX),
+            grant: grant.map_or(UNGRANTED, granted),
             ramp: probe.then_some(Ramp::PROBE),
             last_answer: now,
             has_failed: self.has_failed,
@@ -92,6 +95,13 @@ impl Link {
             had_outage: self.had_outage,
             ..Link::new()
         };
+    }
+
+    /// Deliveries up to this tag are granted, and those that were before; a first grant bounds what
+    /// nothing bounded.
+    pub(super) fn raise_grant(&mut self, tag: u64) {
+        let before = if self.grant == UNGRANTED { 0 } else { self.grant };
+        self.grant = before.max(granted(tag));
     }
 
     /// The link is gone, whoever ended it.
@@ -128,4 +138,9 @@ impl Link {
         self.is_flapping = false;
         self.had_outage = false;
     }
+}
+
+/// A grant of everything is one too, and never taken back. No tag comes as far.
+fn granted(tag: u64) -> u64 {
+    tag.min(UNGRANTED - 1)
 }
