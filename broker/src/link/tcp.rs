@@ -23,6 +23,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -261,27 +262,32 @@ async fn connect(url: &PeerUrl, places: &Places, deadline: Instant) -> io::Resul
     if addresses.is_empty() {
         return Err(io::Error::other(format!("{host} has no address")));
     }
-    let stream = first_to_answer(&addresses, deadline, TcpStream::connect).await?;
+    let connect = async |address: SocketAddr, share| {
+        let connected = timeout(share, TcpStream::connect(address)).await;
+        connected.unwrap_or_else(|_| Err(no_connection()))
+    };
+    let stream = first_to_answer(&addresses, deadline, connect).await?;
     // Small frames must not wait for others; on failure they do.
     let _ = stream.set_nodelay(true);
     Ok(stream)
 }
 
-/// Tries one address after the other. Each gets an equal share of the time that is left, so that one
-/// behind a black hole does not take that of the others. The last failure; `TimedOut` if any address
-/// ran out of its time.
+/// Tries one address after the other. Each may take an equal share of the time that is left, so that
+/// one behind a black hole does not take that of the others.
+///
+/// # Errors
+/// The last failure; as `TimedOut` if any address ran out of its time.
 async fn first_to_answer<T>(
     addresses: &[SocketAddr],
     deadline: Instant,
-    connect: impl AsyncFn(SocketAddr) -> io::Result<T>,
+    connect: impl AsyncFn(SocketAddr, Duration) -> io::Result<T>,
 ) -> io::Result<T> {
     let (mut failure, mut is_late) = (io::Error::from(io::ErrorKind::NotFound), false);
     for (address, left) in addresses.iter().zip((1..=addresses.len() as u32).rev()) {
         let share = deadline.saturating_duration_since(Instant::now()) / left;
-        failure = match timeout(share, connect(*address)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => error,
-            Err(_) => no_connection(),
+        failure = match connect(*address, share).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => error,
         };
         is_late |= failure.kind() == io::ErrorKind::TimedOut;
     }
@@ -307,7 +313,6 @@ async fn look_up(host: String, port: u16, permits: Arc<Semaphore>) -> io::Result
 mod tests {
     use super::*;
     use actix::{AsyncContext, Context};
-    use std::time::Duration;
 
     fn order(peer: &Addr<Peer>, id: u32, link: u64) -> Order {
         let (name, url) = ("a".parse().unwrap(), "tcp://127.0.0.1:1".parse().unwrap());
@@ -320,22 +325,22 @@ mod tests {
         let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let [hole, dead, alive] = [address(1), address(2), address(3)];
         let tried = RefCell::new(Vec::new());
-        let connect = async |at: SocketAddr| {
-            tried.borrow_mut().push(at);
+        let connect = async |at: SocketAddr, share: Duration| {
+            // In tens of seconds: what the test itself takes does not show.
+            tried.borrow_mut().push((at, share.as_secs().div_ceil(10)));
             match at.port() {
-                1 => std::future::pending().await,
+                1 => Err(no_connection()),
                 2 => Err(io::Error::from(io::ErrorKind::ConnectionRefused)),
                 _ => Ok(at),
             }
         };
-        // Only the first costs its share of this.
-        let soon = || Instant::now() + Duration::from_millis(30);
-        let found = first_to_answer(&[hole, dead, alive], soon(), &connect).await;
+        let deadline = Instant::now() + Duration::from_secs(600);
+        let found = first_to_answer(&[hole, dead, alive], deadline, &connect).await;
         assert_eq!(found.unwrap(), alive);
-        assert_eq!(tried.take(), [hole, dead, alive]);
-        let failed = first_to_answer(&[hole, dead], soon(), &connect).await.unwrap_err();
+        assert_eq!(tried.take(), [(hole, 20), (dead, 30), (alive, 60)]);
+        let failed = first_to_answer(&[hole, dead], deadline, &connect).await.unwrap_err();
         assert_eq!(failed.kind(), io::ErrorKind::TimedOut, "it waits in the slow lane");
-        let failed = first_to_answer(&[dead], soon(), &connect).await.unwrap_err();
+        let failed = first_to_answer(&[dead], deadline, &connect).await.unwrap_err();
         assert_eq!(failed.kind(), io::ErrorKind::ConnectionRefused);
     }
 
