@@ -246,8 +246,8 @@ impl Client {
     /// Waits until every ack given before is recorded on the node's disk.
     ///
     /// # Errors
-    /// [`RequestError::Disconnected`] if a connection was lost since the last flush, and acks with it:
-    /// their messages will be delivered again.
+    /// [`RequestError::Disconnected`] if a connection was lost since the last flush, or the node ended
+    /// an attachment, and acks with it: their messages will be delivered again.
     pub async fn flush(&self) -> Result<(), RequestError> {
         let mark = self.core().intake.begin_flush()?;
         match self.request(Request::Flush).await {

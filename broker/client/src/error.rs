@@ -267,8 +267,8 @@ pub enum RequestError {
         timeout: Duration,
     },
     /// The connection was lost between question and answer. A change that was asked for may or may
-    /// not have been made; of a flush: acks given before it may not have been recorded, and their
-    /// messages will be delivered again.
+    /// not have been made; of a flush: a connection or an attachment was lost since the last one, acks
+    /// given before it may not have been recorded, and their messages will be delivered again.
     #[error("the connection was lost before the answer; a change may or may not have been made")]
     Disconnected,
     /// Too many requests of this client wait for their answers. Nothing was asked.

@@ -78,6 +78,8 @@ struct Slot {
     queue_bytes: usize,
     last_tag: u64,
     acks: Acks,
+    /// What `Flushes::given` was with the latest ack of this slot.
+    given: u64,
     dirty: bool,
     grant: Option<Granted>,
     /// To be told to the reader.
@@ -228,9 +230,11 @@ impl Slots {
 
     /// Notes an ack; whether it was in time.
     pub(crate) fn ack(&mut self, attachment: &Attachment, generation: u32, tag: u64) -> bool {
+        let given = self.flushes.given + 1;
         let Some(entry) = self.current(attachment, generation) else { return false };
         entry.acks.insert(tag);
-        self.flushes.given += 1;
+        entry.given = given;
+        self.flushes.given = given;
         self.mark_dirty(attachment.slot);
         true
     }
@@ -242,11 +246,11 @@ impl Slots {
         generation: u32,
         put: impl FnOnce(&mut BytesMut),
     ) -> bool {
-        if self.current(attachment, generation).is_none() {
-            return false;
-        }
+        let given = self.flushes.given + 1;
+        let Some(entry) = self.current(attachment, generation) else { return false };
+        entry.given = given;
+        self.flushes.given = given;
         put(&mut self.settles);
-        self.flushes.given += 1;
         true
     }
 
@@ -407,9 +411,14 @@ impl Slots {
                 self.refuse(slot, reason, now, draw);
                 Ok(())
             }
+            // Ended again before the answer to the attach was written: not attached after all.
+            Phase::Asked { dropped: false } => {
+                self.refuse(slot, reason, now, draw);
+                Ok(())
+            }
             // Crossed our own farewell, whose answer takes the slot away.
-            Phase::Leaving { .. } => Ok(()),
-            _ => Err(Violation::OutOfTurn("detach of a slot that is not attached")),
+            Phase::Leaving { .. } | Phase::Asked { dropped: true } => Ok(()),
+            Phase::Wanted { .. } | Phase::Refused(_) => Err(Violation::OutOfTurn("detach of a slot that is not attached")),
         }
     }
 
@@ -417,6 +426,8 @@ impl Slots {
     fn refuse(&mut self, slot: u32, refusal: Refusal, now: Instant, draw: f64) {
         let retry = self.retry;
         let Some(entry) = self.slots.get_mut(slot as usize) else { return };
+        // Acks that crossed this were too late.
+        self.flushes.lost |= entry.given > self.flushes.known;
         entry.lose();
         self.rings.push(entry.attachment.reader.clone());
         if !entry.attached_before {
@@ -520,6 +531,7 @@ impl Slot {
             queue_bytes: 0,
             last_tag: 0,
             acks: Acks::default(),
+            given: 0,
             dirty: false,
             grant: grant.map(|total| Granted { total, taken: 0, taken_before: 0, told: 0 }),
             trouble: None,

@@ -274,6 +274,46 @@ fn a_detached_slot_says_so_once_and_is_attached_again_with_backoff() {
 }
 
 #[test]
+fn acks_that_crossed_a_detach_are_not_claimed_by_a_flush() {
+    let mut b = Bench::new();
+    let (a, other) = (b.attached("a", None), b.attached("b", None));
+    for (attachment, slot) in [(&a, 0), (&other, 1)] {
+        b.deliver(slot, 1).unwrap();
+        assert!(b.ack(attachment, generation(attachment), 1));
+    }
+    // The flush that covers what `a` has given.
+    b.slots.flushes.known = 1;
+    let gone = || Refusal::new(Code::NotFound, "removed");
+    b.slots.handle_detached(0, gone(), b.now, 0.5).unwrap();
+    assert!(!b.slots.flushes.lost, "what it gave was recorded before");
+    b.slots.handle_detached(1, gone(), b.now, 0.5).unwrap();
+    assert!(b.slots.flushes.lost);
+}
+
+#[test]
+fn a_detach_before_the_answer_to_the_attach_refuses_it() {
+    let mut b = Bench::new();
+    let first = b.open("a", None);
+    b.asks();
+    let gone = || Refusal::new(Code::NotFound, "removed");
+    b.slots.handle_detached(0, gone(), b.now, 0.5).unwrap();
+    let outcome = b.slots.poll_attached(first.slot);
+    assert!(matches!(outcome, Some(Err(AttachError::Refused { .. }))), "{outcome:?}");
+
+    let again = b.attached("a", None);
+    b.slots.handle_disconnect();
+    b.asks();
+    b.slots.handle_detached(again.slot, gone(), b.now, 0.5).unwrap();
+    assert!(b.take(again.slot, 0).unwrap_err().contains("removed"));
+    b.now += Duration::from_secs(60);
+    assert_eq!(b.asks(), ["attach a@0"], "tried again as after any refusal");
+    b.slots.leave(again.slot);
+    b.slots.handle_detached(again.slot, gone(), b.now, 0.5).unwrap();
+    b.decline(again.slot, Code::NotFound);
+    assert_eq!(b.take(again.slot, 0).unwrap_err(), "over");
+}
+
+#[test]
 fn our_own_lost_connection_may_still_be_attached_for_a_while() {
     let mut b = Bench::new();
     let a = b.attached("a", None);
