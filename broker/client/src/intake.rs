@@ -87,31 +87,31 @@ impl Intake {
         Ok(attachment)
     }
 
-    pub(crate) fn poll_attached(&self, slot: u32) -> Option<Result<(), AttachError>> {
-        self.lock().poll_attached(slot)
+    pub(crate) fn poll_attached(&self, attachment: &Attachment) -> Option<Result<(), AttachError>> {
+        self.lock().poll_attached(attachment)
     }
 
-    pub(crate) fn leave(&self, slot: u32) {
-        self.lock().leave(slot);
+    pub(crate) fn leave(&self, attachment: &Attachment) {
+        self.lock().leave(attachment);
         self.bell.ring();
     }
 
     pub(crate) fn take(
         &self,
-        slot: u32,
+        attachment: &Attachment,
         count: usize,
         untaken: u64,
         items: &mut VecDeque<Item>,
     ) -> Taken {
-        let taken = self.lock().take(slot, count, untaken, items);
+        let taken = self.lock().take(attachment, count, untaken, items);
         if untaken > 0 {
             self.bell.ring();
         }
         taken
     }
 
-    pub(crate) fn grant(&self, slot: u32, more: u64) {
-        self.lock().grant(slot, more);
+    pub(crate) fn grant(&self, attachment: &Attachment, more: u64) {
+        self.lock().grant(attachment, more);
         self.bell.ring();
     }
 

@@ -162,7 +162,7 @@ impl Listener {
     /// there is nothing to add to and nothing happens.
     pub fn grant(&self, more: u64) {
         for link in self.hub.connections.lock().iter() {
-            link.attachment.intake.grant(link.attachment.slot, more);
+            link.attachment.intake.grant(&link.attachment, more);
         }
     }
 
@@ -402,7 +402,7 @@ impl Hub {
         let mut intake = link.attachment.intake.lock();
         intake.end(EndReason::Closed);
         // The slot points to its intake and must not keep it alive.
-        intake.leave(link.attachment.slot);
+        intake.leave(&link.attachment);
         Intake::release(intake);
         wakes.wake_all();
     }

@@ -13,9 +13,9 @@
 //! largest window a node may be told to use; a node that sends more breaks the protocol.
 
 mod counts;
+mod slot;
 mod types;
 
-use crate::acks::Acks;
 use crate::doorbell::Doorbell;
 use crate::epochs::{EpochCache, Epochs};
 use crate::error::{AttachError, EndReason, ReceiveError, Violation};
@@ -23,13 +23,14 @@ use crate::intake::Attachment;
 use crate::options::Reconnect;
 use bytes::{Bytes, BytesMut};
 pub(crate) use counts::Flushes;
-use counts::{Generations, Granted};
+use counts::Generations;
 use restante_protocol::codec::{put_ack, put_grant};
 use restante_protocol::control::{AttachAs, AttachResult};
 use restante_protocol::frame::{Deliver, Grant};
 use restante_protocol::limits::SLOTS_MAX;
 use restante_protocol::refusal::{Code, Refusal};
 use slab::Slab;
+use slot::Slot;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -68,28 +69,6 @@ pub(crate) struct Slots {
     rings: Vec<Arc<Doorbell>>,
     pub(crate) flushes: Flushes,
     ended: Option<EndReason>,
-}
-
-#[derive(Debug)]
-struct Slot {
-    attachment: Arc<Attachment>,
-    phase: Phase,
-    queue: VecDeque<Item>,
-    queue_bytes: usize,
-    last_tag: u64,
-    acks: Acks,
-    /// What `Flushes::given` was with the latest ack of this slot.
-    given: u64,
-    dirty: bool,
-    grant: Option<Granted>,
-    /// To be told to the reader.
-    trouble: Option<Refusal>,
-    /// The last trouble since the slot was attached; the same is not told twice.
-    told: Option<Code>,
-    /// Refused attaches in a row.
-    refusals: u32,
-    attached_before: bool,
-    told_end: bool,
 }
 
 impl Slots {
@@ -141,8 +120,12 @@ impl Slots {
     }
 
     /// How the first attach went; nothing while it is under way. A refused one is taken away.
-    pub(crate) fn poll_attached(&mut self, slot: u32) -> Option<Result<(), AttachError>> {
-        let entry = self.slots.get_mut(slot as usize)?;
+    pub(crate) fn poll_attached(
+        &mut self,
+        attachment: &Attachment,
+    ) -> Option<Result<(), AttachError>> {
+        let slot = attachment.slot;
+        let entry = self.own(attachment)?;
         let name = entry.attachment.name.clone();
         let error = match &entry.phase {
             Phase::Attached => return Some(Ok(())),
@@ -154,9 +137,10 @@ impl Slots {
     }
 
     /// The owner of an attachment is gone. Acks given before are told to the node first.
-    pub(crate) fn leave(&mut self, slot: u32) {
+    pub(crate) fn leave(&mut self, attachment: &Attachment) {
+        let slot = attachment.slot;
         let ended = self.ended.is_some();
-        let Some(entry) = self.slots.get_mut(slot as usize) else { return };
+        let Some(entry) = self.own(attachment) else { return };
         entry.queue.clear();
         entry.queue_bytes = 0;
         match &mut entry.phase {
@@ -174,16 +158,16 @@ impl Slots {
     /// before were dropped unseen, as their attachment was lost.
     pub(crate) fn take(
         &mut self,
-        slot: u32,
+        attachment: &Attachment,
         count: usize,
         untaken: u64,
         items: &mut VecDeque<Item>,
     ) -> Taken {
         if untaken > 0 {
-            self.give_back(slot, untaken);
+            self.give_back(attachment, untaken);
         }
-        let Slots { slots, ended, .. } = self;
-        let Some(entry) = slots.get_mut(slot as usize) else { return Taken::Over };
+        let ended = self.ended.clone();
+        let Some(entry) = self.own(attachment) else { return Taken::Over };
         if let Some(refusal) = entry.trouble.take() {
             let name = entry.attachment.name.clone();
             return Taken::Trouble(ReceiveError::Detached { name, refusal });
@@ -210,21 +194,19 @@ impl Slots {
     }
 
     /// Deliveries of an earlier generation that count as not taken after all.
-    fn give_back(&mut self, slot: u32, untaken: u64) {
-        let granted = self.slots.get_mut(slot as usize).and_then(|slot| slot.grant.as_mut());
-        if let Some(granted) = granted {
+    fn give_back(&mut self, attachment: &Attachment, untaken: u64) {
+        if let Some(granted) = self.own(attachment).and_then(|slot| slot.grant.as_mut()) {
             granted.taken = granted.taken.saturating_sub(untaken);
             granted.taken_before = granted.taken_before.saturating_sub(untaken);
-            self.mark_dirty(slot);
+            self.mark_dirty(attachment.slot);
         }
     }
 
     /// Takes `more` deliveries than granted so far. Without a grant the peer's window alone limits.
-    pub(crate) fn grant(&mut self, slot: u32, more: u64) {
-        let granted = self.slots.get_mut(slot as usize).and_then(|slot| slot.grant.as_mut());
-        if let Some(granted) = granted {
+    pub(crate) fn grant(&mut self, attachment: &Attachment, more: u64) {
+        if let Some(granted) = self.own(attachment).and_then(|slot| slot.grant.as_mut()) {
             granted.total = granted.total.saturating_add(more);
-            self.mark_dirty(slot);
+            self.mark_dirty(attachment.slot);
         }
     }
 
@@ -255,9 +237,16 @@ impl Slots {
     }
 
     fn current(&mut self, attachment: &Attachment, generation: u32) -> Option<&mut Slot> {
-        let slot = self.slots.get_mut(attachment.slot as usize)?;
-        let same = slot.generation() == generation && std::ptr::eq(&*slot.attachment, attachment);
+        let slot = self.own(attachment)?;
+        let same = slot.generation() == generation;
         (same && matches!(slot.phase, Phase::Attached | Phase::Asked { .. })).then_some(slot)
+    }
+
+    /// The slot, as long as it is this attachment's: its number may have gone to another.
+    #[inline]
+    fn own(&mut self, attachment: &Attachment) -> Option<&mut Slot> {
+        let slot = self.slots.get_mut(attachment.slot as usize)?;
+        std::ptr::eq(&*slot.attachment, attachment).then_some(slot)
     }
 
     #[inline]
@@ -418,7 +407,9 @@ impl Slots {
             }
             // Crossed our own farewell, whose answer takes the slot away.
             Phase::Leaving { .. } | Phase::Asked { dropped: true } => Ok(()),
-            Phase::Wanted { .. } | Phase::Refused(_) => Err(Violation::OutOfTurn("detach of a slot that is not attached")),
+            Phase::Wanted { .. } | Phase::Refused(_) => {
+                Err(Violation::OutOfTurn("detach of a slot that is not attached"))
+            }
         }
     }
 
@@ -519,51 +510,6 @@ impl Slots {
         if !self.settles.is_empty() {
             out.unsplit(self.settles.split());
         }
-    }
-}
-
-impl Slot {
-    fn new(attachment: Arc<Attachment>, grant: Option<u64>) -> Slot {
-        Slot {
-            attachment,
-            phase: Phase::Wanted { not_before: None },
-            queue: VecDeque::new(),
-            queue_bytes: 0,
-            last_tag: 0,
-            acks: Acks::default(),
-            given: 0,
-            dirty: false,
-            grant: grant.map(|total| Granted { total, taken: 0, taken_before: 0, told: 0 }),
-            trouble: None,
-            told: None,
-            refusals: 0,
-            attached_before: false,
-            told_end: false,
-        }
-    }
-
-    fn generation(&self) -> u32 {
-        self.attachment.generation.load(Ordering::Acquire)
-    }
-
-    /// The attach goes out.
-    fn begin(&mut self, generation: u32) {
-        self.phase = Phase::Asked { dropped: false };
-        self.attachment.generation.store(generation, Ordering::Release);
-        self.last_tag = 0;
-        if let Some(granted) = &mut self.grant {
-            granted.taken_before = granted.taken;
-            granted.told = granted.of_generation();
-        }
-    }
-
-    /// What came by this generation is void: the node delivers it again.
-    fn lose(&mut self) {
-        self.attachment.generation.store(DETACHED, Ordering::Release);
-        self.queue.clear();
-        self.queue_bytes = 0;
-        self.acks.clear();
-        self.dirty = false;
     }
 }
 

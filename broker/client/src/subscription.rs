@@ -64,14 +64,14 @@ impl Subscription {
     /// Takes this many deliveries more than granted so far. Without a grant in the options there is
     /// nothing to add to and nothing happens.
     pub fn grant(&self, more: u64) {
-        self.reader.attachment.intake.grant(self.reader.attachment.slot, more);
+        self.reader.attachment.intake.grant(&self.reader.attachment, more);
     }
 
     pub(crate) async fn attached(&mut self) -> Result<(), AttachError> {
         let attachment = &self.reader.attachment;
         poll_fn(|cx| {
             attachment.reader.listen(cx);
-            match attachment.intake.poll_attached(attachment.slot) {
+            match attachment.intake.poll_attached(attachment) {
                 Some(outcome) => Poll::Ready(outcome),
                 None => Poll::Pending,
             }
@@ -122,8 +122,8 @@ impl Reader {
     }
 
     pub(crate) fn refill(&mut self) -> Taken {
-        let Attachment { intake, slot, .. } = &*self.attachment;
-        intake.take(*slot, TAKE_MAX, std::mem::take(&mut self.untaken), &mut self.taken)
+        let untaken = std::mem::take(&mut self.untaken);
+        self.attachment.intake.take(&self.attachment, TAKE_MAX, untaken, &mut self.taken)
     }
 
     pub(crate) fn hand_out(&mut self) -> Option<Delivery> {
@@ -139,6 +139,6 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.attachment.intake.leave(self.attachment.slot);
+        self.attachment.intake.leave(&self.attachment);
     }
 }

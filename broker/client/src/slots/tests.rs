@@ -92,10 +92,26 @@ impl Bench {
         }
     }
 
+    /// Whose slot it is.
+    fn of(&self, slot: u32) -> Option<Arc<Attachment>> {
+        self.slots.slots.get(slot as usize).map(|slot| slot.attachment.clone())
+    }
+
+    fn leave(&mut self, slot: u32) {
+        let attachment = self.of(slot).unwrap();
+        self.slots.leave(&attachment);
+    }
+
+    fn grant(&mut self, slot: u32, more: u64) {
+        let attachment = self.of(slot).unwrap();
+        self.slots.grant(&attachment, more);
+    }
+
     /// Tags that are taken, or what is learnt instead.
     fn take(&mut self, slot: u32, untaken: u64) -> Result<Vec<u64>, String> {
         let mut items = VecDeque::new();
-        match self.slots.take(slot, 64, untaken, &mut items) {
+        let Some(attachment) = self.of(slot) else { return Err("over".to_owned()) };
+        match self.slots.take(&attachment, 64, untaken, &mut items) {
             Taken::Items => Ok(items.into_iter().map(|item| item.tag).collect()),
             Taken::Nothing => Ok(Vec::new()),
             Taken::Trouble(error) => Err(error.to_string()),
@@ -205,13 +221,13 @@ fn grants_count_what_the_reader_has_taken_over_all_attachments() {
         b.deliver(0, tag).unwrap();
     }
     assert_eq!(b.take(0, 0).unwrap().len(), 4);
-    b.slots.grant(0, 5);
+    b.grant(0, 5);
     assert_eq!(b.told(), ["grant 0 15"]);
     b.slots.handle_disconnect();
     // One of the four had not been handed out.
     assert_eq!(b.take(0, 1).unwrap(), [] as [u64; 0]);
     assert_eq!(b.asks(), ["attach a@0+12"]);
-    b.slots.grant(0, 1);
+    b.grant(0, 1);
     assert_eq!(b.told(), NOTHING, "not before the node knows the slot");
     b.accept(0);
     assert_eq!(b.told(), ["grant 0 13"]);
@@ -238,9 +254,9 @@ fn the_first_attach_is_refused_to_its_caller_and_the_slot_is_free_again() {
     let mut b = Bench::new();
     let a = b.open("a", None);
     b.asks();
-    assert!(b.slots.poll_attached(a.slot).is_none());
+    assert!(b.slots.poll_attached(&a).is_none());
     b.decline(0, Code::UnknownReceiver);
-    let outcome = b.slots.poll_attached(a.slot);
+    let outcome = b.slots.poll_attached(&a);
     assert!(matches!(outcome, Some(Err(AttachError::Refused { .. }))), "{outcome:?}");
     assert_eq!(b.open("b", None).slot, 0);
     assert_eq!(b.asks(), ["attach b@0"]);
@@ -297,7 +313,7 @@ fn a_detach_before_the_answer_to_the_attach_refuses_it() {
     b.asks();
     let gone = || Refusal::new(Code::NotFound, "removed");
     b.slots.handle_detached(0, gone(), b.now, 0.5).unwrap();
-    let outcome = b.slots.poll_attached(first.slot);
+    let outcome = b.slots.poll_attached(&first);
     assert!(matches!(outcome, Some(Err(AttachError::Refused { .. }))), "{outcome:?}");
 
     let again = b.attached("a", None);
@@ -307,7 +323,7 @@ fn a_detach_before_the_answer_to_the_attach_refuses_it() {
     assert!(b.take(again.slot, 0).unwrap_err().contains("removed"));
     b.now += Duration::from_secs(60);
     assert_eq!(b.asks(), ["attach a@0"], "tried again as after any refusal");
-    b.slots.leave(again.slot);
+    b.leave(again.slot);
     b.slots.handle_detached(again.slot, gone(), b.now, 0.5).unwrap();
     b.decline(again.slot, Code::NotFound);
     assert_eq!(b.take(again.slot, 0).unwrap_err(), "over");
@@ -337,7 +353,7 @@ fn leaving_tells_acks_and_tolerates_what_is_on_its_way() {
     b.deliver(0, 1).unwrap();
     assert_eq!(b.take(0, 0).unwrap(), [1]);
     assert!(b.ack(&a, generation(&a), 1));
-    b.slots.leave(0);
+    b.leave(0);
     assert_eq!(b.asks(), ["detach 0"]);
     assert_eq!(b.told(), ["ack 0 1-1"]);
     b.deliver(0, 2).unwrap();
@@ -353,7 +369,7 @@ fn leaving_while_the_attach_is_under_way_detaches_once_it_is_answered() {
     let mut b = Bench::new();
     let a = b.open("a", None);
     b.asks();
-    b.slots.leave(a.slot);
+    b.leave(a.slot);
     assert_eq!(b.asks(), NOTHING);
     b.deliver(0, 1).unwrap();
     b.accept(0);
@@ -361,7 +377,7 @@ fn leaving_while_the_attach_is_under_way_detaches_once_it_is_answered() {
     b.slots.handle_left(0);
     let other = b.open("b", None);
     b.asks();
-    b.slots.leave(other.slot);
+    b.leave(other.slot);
     b.decline(other.slot, Code::NotFound);
     assert_eq!(b.asks(), NOTHING);
     assert_eq!(b.take(other.slot, 0).unwrap_err(), "over");
@@ -371,7 +387,7 @@ fn leaving_while_the_attach_is_under_way_detaches_once_it_is_answered() {
 fn a_refused_detach_is_asked_again_and_the_slot_stays_taken_until_then() {
     let mut b = Bench::new();
     b.attached("a", None);
-    b.slots.leave(0);
+    b.leave(0);
     assert_eq!(b.asks(), ["detach 0"]);
     b.slots.handle_not_left(0, b.now, 0.5);
     assert_eq!(b.asks(), NOTHING, "not at once");
@@ -389,7 +405,7 @@ fn a_new_owner_of_a_slot_is_not_acked_for_by_an_old_delivery() {
     let a = b.attached("a", None);
     b.deliver(0, 1).unwrap();
     let old = generation(&a);
-    b.slots.leave(0);
+    b.leave(0);
     b.asks();
     b.slots.handle_left(0);
     let other = b.attached("b", None);
@@ -397,6 +413,25 @@ fn a_new_owner_of_a_slot_is_not_acked_for_by_an_old_delivery() {
     b.deliver(0, 1).unwrap();
     assert!(!b.ack(&a, old, 1));
     assert_eq!(b.told(), NOTHING);
+}
+
+#[test]
+fn the_owner_of_a_refused_slot_leaves_its_next_owner_alone() {
+    let mut b = Bench::new();
+    let refused = b.open("a", None);
+    b.asks();
+    b.decline(0, Code::NotFound);
+    assert!(matches!(b.slots.poll_attached(&refused), Some(Err(_))));
+    let next = b.attached("b", Some(1));
+    assert_eq!(next.slot, refused.slot);
+    b.deliver(0, 1).unwrap();
+    let mut items = VecDeque::new();
+    assert!(matches!(b.slots.take(&refused, 64, 0, &mut items), Taken::Over));
+    assert!(b.slots.poll_attached(&refused).is_none());
+    b.slots.grant(&refused, 5);
+    b.slots.leave(&refused);
+    assert_eq!((b.asks(), b.told()), (Vec::new(), Vec::new()), "nothing was asked for");
+    assert_eq!(b.take(0, 0).unwrap(), [1]);
 }
 
 #[test]
@@ -433,7 +468,7 @@ fn the_end_is_told_once_after_what_was_buffered_is_void() {
     assert_eq!(b.take(0, 0).unwrap_err(), EndReason::Closed.to_string());
     assert_eq!(b.take(0, 0).unwrap_err(), "over");
     assert!(!b.slots.ack(&a, generation(&a), 1));
-    b.slots.leave(0);
+    b.leave(0);
     let intake = b.intake.clone();
     let reader = Arc::new(Doorbell::default());
     let make = |slot| {
