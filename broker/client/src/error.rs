@@ -79,12 +79,6 @@ pub enum Violation {
         /// The highest tag before it.
         last: u64,
     },
-    /// More deliveries than any window allows.
-    #[error("more is in flight on slot {slot} than any window allows")]
-    WindowOverrun {
-        /// The attachment.
-        slot: u32,
-    },
     /// The other side says that this one broke the protocol.
     #[error("the other side complained: {0}")]
     Goodbye(Refusal),

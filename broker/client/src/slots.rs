@@ -9,8 +9,9 @@
 //! ```
 //!
 //! Each attach has a *generation*; deliveries carry it, so that an ack which comes after the
-//! attachment was lost is known as too late. What an attachment has under way is bounded by the
-//! largest window a node may be told to use; a node that sends more breaks the protocol.
+//! attachment was lost is known as too late. What waits to be taken of an attachment is bounded by
+//! the largest window a node may be told to use. There can be more of it: what a reader leaves for
+//! longer than the ack timeout comes again under new tags. Past the bound it is dropped, unacked.
 
 mod counts;
 mod slot;
@@ -289,7 +290,10 @@ impl Slots {
             return Ok(());
         }
         if entry.queue.len() >= QUEUE_MESSAGES_MAX || entry.queue_bytes > QUEUE_BYTES_MAX {
-            return Err(Violation::WindowOverrun { slot });
+            tracing::debug!(%id, slot, "dropped a delivery: too much waits to be taken");
+            entry.drop_one();
+            self.mark_dirty(slot);
+            return Ok(());
         }
         if entry.queue.is_empty() {
             self.rings.push(entry.attachment.reader.clone());

@@ -67,6 +67,14 @@ impl Slot {
         }
     }
 
+    /// A delivery is dropped, which has used up a tag of the grant and is not what was asked for.
+    pub(super) fn drop_one(&mut self) {
+        if let Some(granted) = &mut self.grant {
+            granted.total = granted.total.saturating_add(1);
+            granted.taken += 1;
+        }
+    }
+
     /// What came by this generation is void: the node delivers it again.
     pub(super) fn lose(&mut self) {
         self.attachment.generation.store(DETACHED, Ordering::Release);

@@ -442,11 +442,26 @@ fn a_node_that_breaks_the_rules_is_named() {
     assert_eq!(b.deliver(0, 5), Err(Violation::BadTag { slot: 0, tag: 5, last: 5 }));
     assert_eq!(b.deliver(0, 4), Err(Violation::BadTag { slot: 0, tag: 4, last: 5 }));
     assert!(matches!(b.deliver(9, 1), Err(Violation::OutOfTurn(_))));
-    for tag in 6..QUEUE_MESSAGES_MAX as u64 + 5 {
+}
+
+#[test]
+fn what_comes_again_to_a_reader_that_stands_still_is_dropped_past_the_bound() {
+    let mut b = Bench::new();
+    let most = QUEUE_MESSAGES_MAX as u64;
+    b.attached("a", Some(most + 2));
+    for tag in 1..=most + 2 {
         b.deliver(0, tag).unwrap();
     }
-    let over = b.deliver(0, 1 << 40);
-    assert_eq!(over, Err(Violation::WindowOverrun { slot: 0 }));
+    assert_eq!(b.told(), [format!("grant 0 {}", most + 4)], "two did not reach the reader");
+    let mut tags = Vec::new();
+    while tags.len() < QUEUE_MESSAGES_MAX {
+        tags.extend(b.take(0, 0).unwrap());
+    }
+    assert_eq!(tags.last(), Some(&most));
+    b.deliver(0, most + 3).unwrap();
+    assert_eq!(b.take(0, 0).unwrap(), [most + 3]);
+    b.slots.handle_disconnect();
+    assert_eq!(b.asks(), ["attach a@0+1"]);
 }
 
 #[test]
