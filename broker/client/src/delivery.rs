@@ -72,7 +72,7 @@ impl Nack {
 
 impl Delivery {
     pub(crate) fn new(item: Item, attachment: &Arc<Attachment>) -> Delivery {
-        let Item { generation, tag, id, epoch, attempt, redelivered, body } = item;
+        let Item { generation, tag, id, epoch, attempt, redelivered, body, .. } = item;
         // The node relays bodies as it accepted them; one that cannot be taken apart is handed on whole.
         let payload_at = Body::parse(&body).map_or(0, |parts| body.len() - parts.payload.len());
         // Flags of zero say that there is neither key nor header and that no answer is awaited.

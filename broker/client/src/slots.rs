@@ -142,8 +142,7 @@ impl Slots {
         let slot = attachment.slot;
         let ended = self.ended.is_some();
         let Some(entry) = self.own(attachment) else { return };
-        entry.queue.clear();
-        entry.queue_bytes = 0;
+        entry.clear();
         match &mut entry.phase {
             Phase::Asked { dropped } if !ended => *dropped = true,
             Phase::Attached if !ended => {
@@ -177,6 +176,7 @@ impl Slots {
         if count > 0 {
             for item in entry.queue.drain(..count) {
                 entry.queue_bytes -= item.body.len();
+                entry.pinned_bytes -= item.pins as usize;
                 items.push_back(item);
             }
             if let Some(granted) = &mut entry.grant {
@@ -299,9 +299,18 @@ impl Slots {
             self.rings.push(entry.attachment.reader.clone());
         }
         let generation = entry.generation();
-        let body = chunk.slice_ref(body);
+        let (body, pins) = entry.keep(body, chunk);
         entry.queue_bytes += body.len();
-        entry.queue.push_back(Item { generation, tag, id, epoch, attempt, redelivered, body });
+        entry.queue.push_back(Item {
+            generation,
+            tag,
+            id,
+            epoch,
+            attempt,
+            redelivered,
+            pins,
+            body,
+        });
         Ok(())
     }
 

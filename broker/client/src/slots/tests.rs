@@ -77,6 +77,27 @@ impl Bench {
         self.deliver_of_epoch(slot, tag, 1)
     }
 
+    /// Deliveries (slot, tag, body) as one read.
+    fn chunk(&self, deliveries: &[(u32, u64, &[u8])]) -> Bytes {
+        let mut out = BytesMut::new();
+        for (slot, tag, body) in deliveries {
+            let (slot, tag, id) = (*slot, *tag, MessageId::new(1, NodeTag(1), 0, *tag));
+            let (redelivered, attempt, epoch) = (false, 1, 1);
+            put_deliver(&mut out, &Deliver { redelivered, attempt, slot, tag, epoch, id, body });
+        }
+        out.freeze()
+    }
+
+    fn deliver_chunk(&mut self, chunk: &Bytes) {
+        let mut at = 0;
+        while let Next::Frame { frame: Frame::Deliver(deliver), consumed } =
+            next_frame(&chunk[at..], &Limits::default()).unwrap()
+        {
+            self.slots.handle_deliver(&deliver, chunk).unwrap();
+            at += consumed;
+        }
+    }
+
     fn deliver_of_epoch(&mut self, slot: u32, tag: u64, epoch: u32) -> Result<(), Violation> {
         let id = MessageId::new(1, NodeTag(1), 0, tag);
         let mut out = BytesMut::new();
@@ -462,6 +483,43 @@ fn what_comes_again_to_a_reader_that_stands_still_is_dropped_past_the_bound() {
     assert_eq!(b.take(0, 0).unwrap(), [most + 3]);
     b.slots.handle_disconnect();
     assert_eq!(b.asks(), ["attach a@0+1"]);
+}
+
+#[test]
+fn small_bodies_that_nobody_takes_do_not_pin_what_came_between_them() {
+    let mut b = Bench::new();
+    b.attached("slow", None);
+    b.attached("quick", None);
+    let large = vec![0; 60_000];
+    let mut weak = Vec::new();
+    for tag in 1..=2_000 {
+        let chunk = b.chunk(&[(0, tag, &b"small"[..]), (1, tag, &large)]);
+        b.deliver_chunk(&chunk);
+        assert_eq!(b.take(1, 0).unwrap(), [tag]);
+        weak.push(chunk);
+    }
+    // What the queue holds of a chunk makes it shared.
+    let pinned = weak.into_iter().filter(|chunk| !chunk.is_unique()).count();
+    assert!((1..=20).contains(&pinned), "{pinned} chunks of 60 KB wait for 2,000 small bodies");
+    assert_eq!(b.take(0, 0).unwrap().len(), 64);
+}
+
+#[test]
+fn bodies_that_fill_their_chunks_are_not_copied() {
+    let mut b = Bench::new();
+    b.attached("a", None);
+    let body = [0; 200];
+    let mut chunks = Vec::new();
+    for chunk in 0..200 {
+        let tags = chunk * 100 + 1..=chunk * 100 + 100;
+        let chunk = b.chunk(&tags.map(|tag| (0, tag, &body[..])).collect::<Vec<_>>());
+        b.deliver_chunk(&chunk);
+        chunks.push(chunk);
+    }
+    assert!(chunks.iter().all(|chunk| !chunk.is_unique()), "each is still held by its bodies");
+    while !b.take(0, 0).unwrap().is_empty() {}
+    assert!(chunks.iter().all(Bytes::is_unique));
+    assert_eq!(b.slots.slots[0].pinned_bytes, 0);
 }
 
 #[test]

@@ -34,6 +34,8 @@ pub(crate) struct Item {
     pub(crate) epoch: u32,
     pub(crate) attempt: u16,
     pub(crate) redelivered: bool,
+    /// The length of the chunk that the body is part of, if it is the first of that chunk here.
+    pub(crate) pins: u32,
     pub(crate) body: Bytes,
 }
 
