@@ -233,6 +233,9 @@ pub enum PublishError {
         /// The time given.
         timeout: Duration,
     },
+    /// The receipt has given its outcome before and was polled again.
+    #[error("the receipt has given its outcome already")]
+    OutcomeTaken,
 }
 
 /// A publish that was accepted for nobody.

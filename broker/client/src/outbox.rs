@@ -182,10 +182,8 @@ impl Outbox {
                 return Poll::Pending;
             }
             Some(Await::Done(_)) => {}
-            // Only for a receipt that is polled again after it was ready.
-            Some(Await::Forgotten) | None => {
-                return Poll::Ready(Err(PublishError::NotSent(EndReason::Closed)));
-            }
+            // Not for a receipt that has neither given its outcome nor been dropped.
+            Some(Await::Forgotten) | None => return Poll::Ready(Err(PublishError::OutcomeTaken)),
         }
         match state.receipts.remove(key as usize) {
             Await::Done(outcome) => Poll::Ready(outcome),

@@ -219,8 +219,12 @@ impl Future for Receipt {
     type Output = Result<Confirmed, PublishError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.taken {
+            // Its key may be another receipt's by now.
+            return Poll::Ready(Err(PublishError::OutcomeTaken));
+        }
         let outcome = self.shared.core.outbox.poll_outcome(self.key, cx);
-        self.taken |= outcome.is_ready();
+        self.taken = outcome.is_ready();
         outcome
     }
 }

@@ -47,6 +47,24 @@ async fn a_publish_is_confirmed_with_its_id() {
 }
 
 #[tokio::test]
+async fn a_receipt_that_is_polled_again_takes_nobody_elses_outcome() {
+    let (_node, mut peer, client) = connected().await;
+    let mut first = client.publish(to_a("1")).await.unwrap();
+    peer.publish().await;
+    peer.confirm(1, 1).await;
+    assert_eq!(soon(&mut first).await.unwrap().id, id(1));
+    let mut second = client.publish(to_a("2")).await.unwrap();
+    peer.publish().await;
+    peer.confirm(2, 1).await;
+    while client.unconfirmed() > 0 {
+        tokio::task::yield_now().await;
+    }
+    let again = soon(&mut first).await;
+    assert!(matches!(again, Err(PublishError::OutcomeTaken)), "{again:?}");
+    assert_eq!(soon(&mut second).await.unwrap().id, id(2));
+}
+
+#[tokio::test]
 async fn publishes_pipeline_and_one_confirm_resolves_a_run() {
     let (_node, mut peer, client) = connected().await;
     let mut receipts = Vec::new();
