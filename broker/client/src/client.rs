@@ -2,7 +2,7 @@
 
 use crate::desk::Desk;
 use crate::doorbell::Doorbell;
-use crate::driver;
+use crate::driver::{self, Driver};
 use crate::epochs::Epochs;
 use crate::error::{
     AttachError, ConnectError, DrainError, EndReason, PublishError, RequestError, WatchError,
@@ -115,7 +115,7 @@ impl Client {
             options,
         });
         let wire = driver::first_connection(&core).await?;
-        tokio::spawn(driver::run(core.clone(), wire));
+        tokio::spawn(driver::run(Driver::new(core.clone()), wire));
         Ok(Client { shared: Arc::new(Shared { core }) })
     }
 
@@ -398,7 +398,7 @@ impl Client {
     pub async fn close(self) {
         let mut link = self.link();
         self.core().close();
-        // Fails only if the driver is gone, which is what is waited for.
+        // Cannot fail: this client holds the sender.
         drop(link.wait_for(|link| link.ended.is_some()).await);
     }
 

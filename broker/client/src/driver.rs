@@ -46,10 +46,30 @@ pub(crate) async fn first_connection(core: &Core) -> Result<Wire, ConnectError> 
     }
 }
 
+/// Whoever drives a client; when it is dropped the client is over, whatever dropped it.
+pub(crate) struct Driver {
+    core: Arc<Core>,
+    reason: EndReason,
+}
+
+impl Driver {
+    pub(crate) fn new(core: Arc<Core>) -> Driver {
+        Driver { core, reason: EndReason::Stopped }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        tracing::debug!(reason = %self.reason, "client ended");
+        self.core.end(&self.reason);
+    }
+}
+
 /// Carries the client from connection to connection until it ends.
-pub(crate) async fn run(core: Arc<Core>, mut wire: Wire) {
+pub(crate) async fn run(mut driver: Driver, mut wire: Wire) {
+    let core = driver.core.clone();
     let mut row = Row::default();
-    let reason = loop {
+    driver.reason = loop {
         let since = Instant::now();
         let mut side = ClientSide::new(&core);
         let loss = wire.drive(&mut side).await;
@@ -67,8 +87,6 @@ pub(crate) async fn run(core: Arc<Core>, mut wire: Wire) {
             Err(reason) => break reason,
         }
     };
-    tracing::debug!(%reason, "client ended");
-    core.end(&reason);
 }
 
 /// Troubles since the last connection that lasted.
@@ -234,7 +252,10 @@ impl Core {
     /// The client is over.
     fn end(&self, reason: &EndReason) {
         // First, so that whoever learns of the end below finds its reason.
-        self.link.send_modify(|link| link.ended = Some(reason.clone()));
+        self.link.send_modify(|link| {
+            link.connected = false;
+            link.ended = Some(reason.clone());
+        });
         let mut wakes = Wakes::default();
         self.outbox.end(reason, &mut wakes);
         self.desk.end(reason, &mut wakes);

@@ -93,6 +93,10 @@ pub enum EndReason {
     /// The program closed it.
     #[error("the client was closed")]
     Closed,
+    /// The task behind the client is gone: the runtime it was connected on was shut down, or it
+    /// panicked.
+    #[error("the client's task was ended from outside")]
+    Stopped,
     /// The connection was lost and the reconnect policy allows no attempt.
     #[error("the connection was lost and the policy is not to reconnect")]
     Lost,

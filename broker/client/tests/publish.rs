@@ -81,6 +81,30 @@ async fn publishes_pipeline_and_one_confirm_resolves_a_run() {
     assert_eq!(client.unconfirmed(), 0);
 }
 
+/// A program may have a runtime for the client only.
+#[test]
+fn when_the_runtime_of_a_client_is_gone_nobody_waits_for_it() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (ours, theirs) = (runtime(), runtime());
+    let node = ours.block_on(FakeNode::start());
+    let addr = node.addr.clone();
+    let connecting = std::thread::spawn(move || {
+        let client = theirs.block_on(Client::connect(addr)).unwrap();
+        (client, theirs)
+    });
+    let peer = ours.block_on(node.accept(1));
+    let (client, theirs) = connecting.join().unwrap();
+    let receipt = client.try_publish(to_a("1")).unwrap();
+    drop(theirs);
+    let outcome = ours.block_on(soon(receipt));
+    let stopped = PublishError::Ended { sequence: 1, reason: EndReason::Stopped };
+    assert_eq!(outcome.unwrap_err().to_string(), stopped.to_string());
+    let late = client.try_publish(to_a("2")).unwrap_err();
+    assert!(matches!(late, PublishError::NotSent(EndReason::Stopped)), "{late:?}");
+    ours.block_on(soon(client.close()));
+    drop(peer);
+}
+
 #[tokio::test]
 async fn a_partial_refusal_confirms_and_names_the_others() {
     let (_node, mut peer, client) = connected().await;

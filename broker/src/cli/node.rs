@@ -109,6 +109,7 @@ fn exit_of_end(reason: &EndReason) -> Exit {
         EndReason::Superseded(_) | EndReason::IdentityShared { .. } => Exit::Refused,
         EndReason::Lost
         | EndReason::Closed
+        | EndReason::Stopped
         | EndReason::GaveUp { .. }
         | EndReason::Protocol { .. } => Exit::CannotConnect,
     }
