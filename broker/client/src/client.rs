@@ -13,6 +13,7 @@ use crate::outbox::{Answer, Outbox};
 use crate::publish::{Publish, Receipt, Route, names};
 use crate::subscription::{AttachOptions, Subscription};
 use crate::watch::Watch;
+use crate::wire::after;
 use bytes::Bytes;
 use restante_protocol::admin::{AdminCommand, AdminDone};
 use restante_protocol::control::{Reply, Request, Welcome};
@@ -210,7 +211,7 @@ impl Client {
         let asked: Vec<_> =
             names.into_iter().map(|name| self.begin_attach(name.as_ref(), options)).collect();
         let timeout = self.core().options.request_timeout;
-        let deadline = Instant::now() + timeout;
+        let deadline = after(Instant::now(), timeout);
         let mut outcomes = Vec::with_capacity(asked.len());
         for subscription in asked {
             outcomes.push(match subscription {
@@ -376,7 +377,7 @@ impl Client {
     /// # Errors
     /// Not everything came to its end in time; the error says what that means.
     pub async fn drain(&self, timeout: Duration) -> Result<(), DrainError> {
-        let deadline = Instant::now() + timeout;
+        let deadline = after(Instant::now(), timeout);
         self.core().outbox.drain();
         if tokio::time::timeout_at(deadline, self.core().outbox.settled()).await.is_err() {
             return Err(DrainError::TimedOut { unconfirmed: self.unconfirmed(), timeout });

@@ -18,7 +18,7 @@ use crate::intake::{Attachment, Intake};
 use crate::options::Reconnect;
 use crate::slots::Taken;
 use crate::subscription::Reader;
-use crate::wire::{Loss, Side, Wire, not_a_frame};
+use crate::wire::{Loss, Side, Wire, after, not_a_frame};
 use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
 use parking_lot::Mutex;
@@ -173,7 +173,7 @@ impl Listener {
     /// [`RequestError::Disconnected`] also if a connection was lost since the last flush, and acks
     /// with it.
     pub async fn flush(&self, timeout: Duration) -> Result<(), RequestError> {
-        let deadline = tokio::time::Instant::now() + timeout;
+        let deadline = after(tokio::time::Instant::now(), timeout);
         let links: Vec<_> = self.hub.connections.lock().clone();
         let mut asked = Vec::with_capacity(links.len());
         for link in &links {

@@ -2,6 +2,7 @@
 
 use crate::client::Client;
 use crate::error::ConnectError;
+use crate::wire::NEVER;
 use restante_protocol::id::ProducerId;
 use std::time::Duration;
 
@@ -73,7 +74,7 @@ impl Reconnect {
     /// The wait before attempt `attempt` (from 0). `draw` is a random number from 0 to 1.
     pub(crate) fn wait(&self, attempt: u32, draw: f64) -> Duration {
         let doubled = self.wait_min.saturating_mul(1u32.checked_shl(attempt).unwrap_or(u32::MAX));
-        doubled.min(self.wait_max).mul_f64(0.5 + 0.5 * draw.clamp(0.0, 1.0))
+        doubled.min(self.wait_max).min(NEVER).mul_f64(0.5 + 0.5 * draw.clamp(0.0, 1.0))
     }
 }
 

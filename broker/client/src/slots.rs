@@ -22,6 +22,7 @@ use crate::epochs::{EpochCache, Epochs};
 use crate::error::{AttachError, EndReason, ReceiveError, Violation};
 use crate::intake::Attachment;
 use crate::options::Reconnect;
+use crate::wire::after;
 use bytes::{Bytes, BytesMut};
 pub(crate) use counts::Flushes;
 use counts::Generations;
@@ -444,7 +445,7 @@ impl Slots {
             entry.told = Some(refusal.code);
             entry.trouble = Some(refusal);
         }
-        let at = now + retry.wait(entry.refusals, draw);
+        let at = after(now, retry.wait(entry.refusals, draw));
         entry.refusals = entry.refusals.saturating_add(1);
         entry.phase = Phase::Wanted { not_before: Some(at) };
         self.retry_at = Some(earlier(self.retry_at, at));
@@ -463,7 +464,7 @@ impl Slots {
     pub(crate) fn handle_not_left(&mut self, slot: u32, now: Instant, draw: f64) {
         let Some(entry) = self.slots.get_mut(slot as usize) else { return };
         if let Phase::Leaving { .. } = entry.phase {
-            let at = now + self.retry.wait(entry.refusals, draw);
+            let at = after(now, self.retry.wait(entry.refusals, draw));
             entry.refusals = entry.refusals.saturating_add(1);
             entry.phase = Phase::Leaving { asked: false, not_before: Some(at) };
             self.retry_at = Some(earlier(self.retry_at, at));

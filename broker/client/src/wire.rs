@@ -13,6 +13,7 @@ use restante_protocol::limits::PAYLOAD_BYTES_MAX;
 use restante_protocol::refusal::{Code, Refusal};
 use std::future::{Future, poll_fn};
 use std::io;
+use std::ops::Add;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -293,9 +294,10 @@ impl Wire {
     }
 }
 
-/// A time so far off that it never comes stands for one that cannot be represented.
-fn after(time: Instant, wait: Duration) -> Instant {
-    const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+/// A wait so long that it never ends stands for one that cannot be counted with.
+pub(crate) const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+pub(crate) fn after<I: Add<Duration, Output = I>>(time: I, wait: Duration) -> I {
     time + wait.min(NEVER)
 }
 

@@ -117,7 +117,7 @@ async fn grants_and_flushes_go_to_each_node() {
         assert_eq!(node.heard().await, Heard::Ack(0, vec![(1, 1)]));
         node.flush().await;
     };
-    let (flushed, ()) = tokio::join!(listener.flush(node::LONG), flushing);
+    let (flushed, ()) = tokio::join!(listener.flush(Duration::MAX), flushing);
     flushed.unwrap();
     listener.grant(2);
     assert_eq!(node.heard().await, Heard::Grant(0, 3));
@@ -126,7 +126,7 @@ async fn grants_and_flushes_go_to_each_node() {
         assert_eq!(request, Request::Flush);
         drop(node);
     };
-    let (flushed, ()) = tokio::join!(listener.flush(node::LONG), flushing);
+    let (flushed, ()) = tokio::join!(listener.flush(Duration::MAX), flushing);
     assert!(matches!(flushed, Err(RequestError::Disconnected | RequestError::Ended(_))));
 }
 

@@ -187,6 +187,28 @@ async fn an_attach_that_is_not_answered_is_given_up() {
 }
 
 #[tokio::test]
+async fn as_long_as_it_takes_can_be_said_by_the_largest_duration() {
+    let node = FakeNode::start().await;
+    let forever = Duration::MAX;
+    let policy = Reconnect { wait_min: forever, wait_max: forever, attempts_max: None };
+    let builder = Client::builder(&node.addr).connect_timeout(forever).request_timeout(forever);
+    let connecting = builder.reconnect(policy).connect();
+    let (client, mut peer) = tokio::join!(connecting, node.accept(1));
+    let client = client.unwrap();
+    let attaching = client.attach_many(["a"], AttachOptions::default());
+    let (mut outcomes, _) = tokio::join!(attaching, peer.attach());
+    let mut subscription = outcomes.remove(0).unwrap();
+    peer.deliver(0, 1..=1).await;
+    next(&mut subscription).await.ack();
+    assert_eq!(peer.heard().await, Heard::Ack(0, vec![(1, 1)]));
+    let (drained, ()) = tokio::join!(client.drain(forever), peer.flush());
+    drained.unwrap();
+    let reason = Refusal::new(Code::NotFound, "the peer was removed");
+    peer.say(&Control::Detached { slot: 0, reason }).await;
+    assert!(soon(subscription.next()).await.unwrap().is_err(), "and tried again in no known time");
+}
+
+#[tokio::test]
 async fn dropping_a_subscription_acks_and_detaches() {
     let (_node, mut peer, client) = connected().await;
     let mut subscription = attached(&client, &mut peer, None).await;

@@ -2,9 +2,14 @@
 
 use std::time::Duration;
 
+/// A hundred years: longer than anything is waited for, and a time that can still be counted with.
+const DURATION_MAX: Duration = Duration::from_secs(36_500 * 86_400);
+
 /// `250ms`, `30s`, `1.5m`, `2h`, `1d`; a bare number counts seconds.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let expected = || format!("expected a duration like 250ms, 30s, 5m, 2h or 1d, got {text:?}");
+    let expected = || {
+        format!("expected a duration like 250ms, 30s, 5m, 2h or 1d, at most 36500d, got {text:?}")
+    };
     let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let number: f64 = number.parse().map_err(|_| expected())?;
@@ -16,7 +21,8 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         "d" => 86_400.0,
         _ => return Err(expected()),
     };
-    Duration::try_from_secs_f64(number * seconds).map_err(|_| expected())
+    let duration = Duration::try_from_secs_f64(number * seconds).ok();
+    duration.filter(|duration| *duration <= DURATION_MAX).ok_or_else(expected)
 }
 
 /// A duration in whole milliseconds.
@@ -131,9 +137,14 @@ mod tests {
         assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("3"), Ok(Duration::from_secs(3)));
         assert_eq!(millis("1d"), Ok(86_400_000));
-        for bad in ["", "s", "-1s", "1 s", "1e9s", "1w", "..s", "99999999999999999999d", "nan"] {
+        let far = "99999999999999999999d";
+        // What a deadline cannot be counted for is refused, not run into.
+        let uncountable = format!("{}s", i64::MAX);
+        for bad in ["", "s", "-1s", "1 s", "1e9s", "1w", "..s", far, &uncountable, "36501d", "nan"]
+        {
             assert!(duration(bad).is_err(), "{bad}");
         }
+        assert_eq!(duration("36500d"), Ok(DURATION_MAX));
         assert_eq!(millis_list("1s, 5m"), Ok(MillisList(vec![1_000, 300_000])));
         assert!(millis_list("1s,,2s").is_err());
     }
