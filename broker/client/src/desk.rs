@@ -110,7 +110,9 @@ impl Desk {
             return Err(RequestError::Ended(reason.clone()));
         }
         if state.open.len() >= WAITING_MAX {
-            // Those whose asker has gone are only kept to know their answers by.
+            state.forget_given_up();
+        }
+        if state.open.len() >= WAITING_MAX {
             return Err(RequestError::TooMany { max: WAITING_MAX });
         }
         check_size(&request)?;
@@ -338,6 +340,13 @@ impl State {
         self.open.insert(id, Asked { request, sent: false, by });
         self.unsent.push_back(id);
         id
+    }
+
+    /// Takes away what nobody waits for any more. What has been written is kept to know its answer by.
+    fn forget_given_up(&mut self) {
+        let State { open, unsent, .. } = self;
+        open.retain(|_, asked| asked.sent || !asked.is_given_up());
+        unsent.retain(|id| open.contains_key(id));
     }
 
     fn ask_watch(&mut self, key: usize) {

@@ -113,6 +113,22 @@ fn the_bound_has_its_error() {
 }
 
 #[test]
+fn a_long_outage_does_not_fill_up_with_questions_that_were_given_up() {
+    let desk = desk();
+    let sent = desk.ask(Request::Node).unwrap();
+    assert_eq!(asked(&desk).len(), 1);
+    drop(sent);
+    let kept = desk.ask(Request::Peers { after: None }).unwrap();
+    for _ in 0..3 * WAITING_MAX {
+        drop(desk.ask(Request::Node).unwrap());
+    }
+    // Its answer is still to come.
+    answer(&desk, 0, Ok(Reply::Done));
+    assert_eq!(asked(&desk), [(1, Request::Peers { after: None })]);
+    drop(kept);
+}
+
+#[test]
 fn a_watch_resumes_after_what_it_has_and_knows_repeats() {
     let desk = desk();
     let key = desk.watch(None).unwrap();
