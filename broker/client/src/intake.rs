@@ -115,6 +115,11 @@ impl Intake {
         self.bell.ring();
     }
 
+    pub(crate) fn grant_up_to(&self, attachment: &Attachment, total: u64) {
+        self.lock().grant_up_to(attachment, total);
+        self.bell.ring();
+    }
+
     pub(crate) fn ack(&self, attachment: &Attachment, generation: u32, tag: u64) -> Settled {
         if attachment.generation.load(Ordering::Acquire) != generation {
             return Settled::TooLate;

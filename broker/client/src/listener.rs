@@ -33,7 +33,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
@@ -51,8 +51,9 @@ const ACCEPT_WAIT: Duration = Duration::from_millis(100);
 pub struct ListenOptions {
     /// The receivers it is; deliveries for others are declined. Empty: whatever a node says.
     pub names: Vec<Name>,
-    /// Take so many deliveries on each connection, until [`Listener::grant`] asks for more. `None`:
-    /// the peer's window alone limits what is in flight.
+    /// Take so many deliveries, until [`Listener::grant`] asks for more. Each connection is granted
+    /// what of them has not been handed out: several nodes that are connected at a time may each have
+    /// so many in flight. `None`: the peer's window alone limits what is in flight.
     pub grant: Option<u64>,
     /// What the node's log calls this program; at most 128 bytes.
     pub agent: String,
@@ -98,7 +99,10 @@ struct Hub {
     reader: Arc<Doorbell>,
     connections: Mutex<Vec<Arc<Link>>>,
     /// Connections the listener has not looked at yet.
-    arrived: Mutex<Vec<Arc<Attachment>>>,
+    arrived: Mutex<Vec<Reader>>,
+    /// Deliveries that have been asked for, if there is a grant; and handed out.
+    wanted: AtomicU64,
+    handed_out: AtomicU64,
     /// A connection was lost with acks that no flush has covered.
     acks_lost: AtomicBool,
     closing: AtomicBool,
@@ -110,6 +114,8 @@ struct Hub {
 struct Link {
     bell: Arc<Doorbell>,
     attachment: Arc<Attachment>,
+    /// What the node is told of the grant by the welcome.
+    granted: Option<u64>,
     desk: Desk,
     /// Who is at the other end, if it said so.
     node: Option<NodeLife>,
@@ -127,6 +133,8 @@ impl Listener {
         let socket = TcpListener::bind(addr).await.map_err(failed)?;
         let local_addr = socket.local_addr().map_err(failed)?;
         let hub = Arc::new(Hub {
+            wanted: AtomicU64::new(options.grant.unwrap_or_default()),
+            handed_out: AtomicU64::new(0),
             options,
             epochs: Arc::new(Epochs::default()),
             reader: Arc::new(Doorbell::default()),
@@ -158,11 +166,15 @@ impl Listener {
         poll_fn(|cx| self.poll_delivery(cx)).await
     }
 
-    /// Takes this many deliveries more on each connection that is up. Without a grant in the options
-    /// there is nothing to add to and nothing happens.
+    /// Takes this many deliveries more than asked for so far. Without a grant in the options there is
+    /// nothing to add to and nothing happens.
     pub fn grant(&self, more: u64) {
-        for link in self.hub.connections.lock().iter() {
-            link.attachment.intake.grant(&link.attachment, more);
+        let add = |wanted: u64| Some(wanted.saturating_add(more));
+        // Cannot fail: there is always a sum.
+        let _ = self.hub.wanted.fetch_update(Ordering::AcqRel, Ordering::Acquire, add);
+        let arrived = self.hub.arrived.lock();
+        for reader in self.readers.iter().chain(arrived.iter()) {
+            self.hub.grant_what_is_left(reader);
         }
     }
 
@@ -201,7 +213,7 @@ impl Listener {
     fn poll_delivery(&mut self, cx: &Context<'_>) -> Poll<Delivery> {
         self.hub.reader.listen(cx);
         let arrived = std::mem::take(&mut *self.hub.arrived.lock());
-        self.readers.extend(arrived.into_iter().map(Reader::new));
+        self.readers.extend(arrived);
         let mut looked = 0;
         while looked < self.readers.len() {
             if self.turn >= self.readers.len() {
@@ -209,6 +221,9 @@ impl Listener {
             }
             let reader = &mut self.readers[self.turn];
             if let Some(delivery) = reader.hand_out() {
+                // Written by this task alone.
+                let handed_out = self.hub.handed_out.load(Ordering::Relaxed) + 1;
+                self.hub.handed_out.store(handed_out, Ordering::Release);
                 return Poll::Ready(delivery);
             }
             match reader.refill() {
@@ -316,11 +331,16 @@ async fn introduce(hub: &Arc<Hub>, wire: &mut Wire) -> Result<Entry, Loss> {
         payload_bytes_max: PAYLOAD_BYTES_MAX as u64,
         heartbeat_ms: millis(options.heartbeat),
         silence_ms_max: millis(options.silence_max),
-        grant: options.grant,
+        grant: entry.0.granted,
     };
     wire.begin(welcome.heartbeat_ms, welcome.silence_ms_max);
     wire.say(&Control::Welcome(welcome)).await?;
-    hub.arrived.lock().push(entry.0.attachment.clone());
+    let reader = Reader::new(entry.0.attachment.clone());
+    let mut arrived = hub.arrived.lock();
+    // More may have been asked for since the welcome was written down.
+    hub.grant_what_is_left(&reader);
+    arrived.push(reader);
+    drop(arrived);
     hub.reader.ring();
     Ok(entry)
 }
@@ -383,13 +403,25 @@ impl Hub {
     fn link(&self, name: Name, node: Option<NodeLife>) -> Result<Link, Refusal> {
         let bell = Arc::new(Doorbell::default());
         let intake = Intake::new(bell.clone(), Reconnect::never(), self.epochs.clone());
-        let attachment = Arc::new(intake).open(name, self.options.grant, self.reader.clone());
+        let granted = self.options.grant.map(|_| self.left());
+        let attachment = Arc::new(intake).open(name, granted, self.reader.clone());
         // A new intake has room for one attachment.
         let attachment =
             attachment.map_err(|error| Refusal::new(Code::LimitReached, error.to_string()))?;
         attachment.intake.lock().adopt(attachment.slot);
         let (desk, superseded) = (Desk::new(bell.clone()), AtomicBool::new(false));
-        Ok(Link { bell, attachment, desk, node, superseded })
+        Ok(Link { bell, attachment, granted, desk, node, superseded })
+    }
+
+    /// Deliveries that have been asked for and not been handed out.
+    fn left(&self) -> u64 {
+        let handed_out = self.handed_out.load(Ordering::Acquire);
+        self.wanted.load(Ordering::Acquire).saturating_sub(handed_out)
+    }
+
+    fn grant_what_is_left(&self, reader: &Reader) {
+        let left = self.left();
+        reader.attachment.intake.grant_up_to(&reader.attachment, reader.handed_out + left);
     }
 
     /// What came by this connection and was not acked is void.

@@ -206,8 +206,15 @@ impl Slots {
 
     /// Takes `more` deliveries than granted so far. Without a grant the peer's window alone limits.
     pub(crate) fn grant(&mut self, attachment: &Attachment, more: u64) {
+        if let Some(granted) = self.own(attachment).and_then(|slot| slot.grant) {
+            self.grant_up_to(attachment, granted.total.saturating_add(more));
+        }
+    }
+
+    /// Takes this many deliveries in all. What has been granted is not taken back.
+    pub(crate) fn grant_up_to(&mut self, attachment: &Attachment, total: u64) {
         if let Some(granted) = self.own(attachment).and_then(|slot| slot.grant.as_mut()) {
-            granted.total = granted.total.saturating_add(more);
+            granted.total = granted.total.max(total);
             self.mark_dirty(attachment.slot);
         }
     }

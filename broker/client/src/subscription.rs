@@ -95,11 +95,12 @@ pub(crate) struct Reader {
     taken: VecDeque<Item>,
     /// Taken, and dropped because their attachment was lost.
     untaken: u64,
+    pub(crate) handed_out: u64,
 }
 
 impl Reader {
     pub(crate) fn new(attachment: Arc<Attachment>) -> Reader {
-        Reader { attachment, taken: VecDeque::new(), untaken: 0 }
+        Reader { attachment, taken: VecDeque::new(), untaken: 0, handed_out: 0 }
     }
 
     pub(crate) fn poll_next(
@@ -129,6 +130,7 @@ impl Reader {
     pub(crate) fn hand_out(&mut self) -> Option<Delivery> {
         let item = self.taken.pop_front()?;
         if item.generation == self.attachment.generation.load(Ordering::Acquire) {
+            self.handed_out += 1;
             return Some(Delivery::new(item, &self.attachment));
         }
         self.untaken += 1 + self.taken.len() as u64;

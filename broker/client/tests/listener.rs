@@ -131,6 +131,29 @@ async fn grants_and_flushes_go_to_each_node() {
 }
 
 #[tokio::test]
+async fn a_node_that_dials_again_is_granted_what_is_left() {
+    let options = ListenOptions { grant: Some(3), ..ListenOptions::default() };
+    let mut listener = listening(options).await;
+    let life = |tag| Some(NodeLife { tag: NodeTag(tag), epoch: 1 });
+    let node = || Hello { node: life(7), ..hello(Some("a")) };
+    let (mut before, welcome) = dialled_with(&listener, node()).await;
+    assert_eq!(welcome.grant, Some(3));
+    before.deliver(0, 1..=2).await;
+    soon(listener.next()).await.ack();
+    let (mut again, welcome) = dialled_with(&listener, node()).await;
+    assert_eq!(welcome.grant, Some(2), "one has been handed out");
+    again.deliver(0, 1..=1).await;
+    soon(listener.next()).await.ack();
+    assert_eq!(again.heard().await, Heard::Ack(0, vec![(1, 1)]));
+    let other = Hello { node: life(8), ..hello(Some("a")) };
+    let (mut other, welcome) = dialled_with(&listener, other).await;
+    assert_eq!(welcome.grant, Some(1));
+    listener.grant(2);
+    assert_eq!(again.heard().await, Heard::Grant(0, 4), "one taken and three left");
+    assert_eq!(other.heard().await, Heard::Grant(0, 3));
+}
+
+#[tokio::test]
 async fn whoever_is_no_node_of_ours_is_declined_by_name() {
     let names = vec!["a".parse().unwrap()];
     let options = ListenOptions { names, connections_max: 1, ..ListenOptions::default() };
