@@ -36,6 +36,19 @@ fn the_unit_does_not_try_a_wrong_configuration_again() {
     assert!(has("Restart=always") && has("RestartPreventExitStatus=2"));
 }
 
+/// What the unit sets in the environment wins over the file that it tells operators to edit.
+#[test]
+fn the_unit_leaves_every_setting_to_the_file() {
+    let unit = std::fs::read_to_string(deploy("restante.service")).expect("the unit");
+    let set: Vec<_> = unit.lines().filter(|line| line.starts_with("Environment")).collect();
+    assert!(set.is_empty(), "{set:?}");
+    assert_eq!(Config::default().data_dir, Path::new("./restante-data"));
+    for line in ["WorkingDirectory=%S/restante", "StateDirectory=restante", "ProtectSystem=strict"]
+    {
+        assert!(unit.lines().any(|of_unit| of_unit == line), "{line}");
+    }
+}
+
 /// Run with `BLESS=1` to write the file anew after a change to what it is drawn from.
 fn same_as_drawn(file: &str, drawn: &str) {
     let path = deploy(file);
