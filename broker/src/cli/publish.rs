@@ -71,6 +71,7 @@ pub(super) fn run(args: Args, target: &Target, output: Output) -> Result<(), Fai
             output,
             timeout: target.timeout,
             wait: args.wait,
+            lines: args.lines,
             refusals: 0,
             page: String::new(),
         };
@@ -146,12 +147,21 @@ fn at_line(number: u64, failure: &Failure) -> Failure {
     Failure::new(failure.exit, what)
 }
 
+/// A line whose outcome does not come ends the run, and what follows it has not been asked for.
+fn unknown(number: u64, error: PublishError) -> Failure {
+    let failure = Failure::from(error);
+    let what =
+        format!("line {number}: {failure}; every line after it may or may not have been published");
+    Failure::new(failure.exit, what)
+}
+
 /// Awaits receipts in order and prints their ids.
 struct Printer {
     client: Client,
     output: Output,
     timeout: Duration,
     wait: bool,
+    lines: bool,
     /// Messages refused, wholly or for some receivers.
     refusals: u64,
     /// Printed whenever the next receipt is not there yet.
@@ -224,7 +234,7 @@ impl Printer {
             }
             Err(error) => {
                 self.flush()?;
-                return Err(error.into());
+                return Err(if self.lines { unknown(number, error) } else { error.into() });
             }
         }
         if self.page.len() >= PAGE_BYTES { self.flush() } else { Ok(()) }
@@ -302,4 +312,19 @@ fn still_waiting(status: &MessageStatus) -> Result<Vec<String>, Failure> {
         return Err(Failure::new(Exit::Failed, what));
     }
     Ok(waiting)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outcome_that_does_not_come_is_told_with_its_line_and_what_follows_it() {
+        let failure = unknown(7, PublishError::TimedOut { timeout: Duration::from_secs(30) });
+        assert_eq!(failure.exit, Exit::TimedOut);
+        assert!(failure.message.starts_with("line 7: no outcome within 30s"), "{failure}");
+        assert!(
+            failure.message.ends_with("every line after it may or may not have been published")
+        );
+    }
 }
