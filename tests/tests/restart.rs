@@ -2,13 +2,14 @@
 //! the same messages and the same answers.
 
 use restante_client::protocol::admin::{AdminCommand, AdminDone, PeerPatch, Waiting};
+use restante_client::protocol::control::WatchEvent;
 use restante_client::protocol::id::{MessageId, PeerId};
 use restante_client::protocol::refusal::Code;
 use restante_client::protocol::status::{Health, MessageState, PeerInfo};
-use restante_client::{Client, Publish, RequestError};
-use restante_tests::harness::{Answer, Inbox, Node, Seen, add_peer, eventually};
+use restante_client::{Client, Publish, RequestError, Watch};
+use restante_tests::harness::{Answer, Inbox, Node, Seen, add_peer, eventually, within};
 use restante_tests::scene;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -66,6 +67,30 @@ async fn refused(client: &Client, command: AdminCommand) -> Code {
 
 fn remove(name: &str, waiting: Option<Waiting>) -> AdminCommand {
     AdminCommand::PeerRemove { name: name.parse().expect("a name"), if_version: None, waiting }
+}
+
+/// The peers that a watch speaks of, once they are these.
+async fn watched(watch: &mut Watch, expected: &[&str]) {
+    let mut names = BTreeSet::new();
+    let mut parts = false;
+    within("the watch to tell", LIMIT, async {
+        while !names.iter().eq(expected) {
+            let event = watch.next().await.expect("no end").expect("an event");
+            match event {
+                WatchEvent::Snapshot { peers, more, .. } => {
+                    if !parts {
+                        names.clear();
+                    }
+                    parts = more;
+                    names.extend(peers.into_iter().map(|peer| peer.name));
+                }
+                WatchEvent::Changed { peer, .. } => drop(names.insert(peer.name)),
+                WatchEvent::Removed { name, .. } => drop(names.remove(name.as_str())),
+                WatchEvent::Gap { .. } => {}
+            }
+        }
+    })
+    .await;
 }
 
 fn pause(name: &str, if_version: Option<u64>) -> AdminCommand {
@@ -303,4 +328,23 @@ async fn settled(client: &Client, name: &str, waiting: u64) {
         (now == waiting).then_some(())
     })
     .await;
+}
+
+/// What changes before the watch has found its way back is told as well.
+#[tokio::test]
+async fn a_watch_goes_on_after_a_restart() {
+    let scene = scene!("a_watch_goes_on");
+    let mut node = scene.node().start().await;
+    let client = node.client().await;
+    add_peer(&client, "first", "attach:", PeerPatch::default()).await;
+    let mut watch = client.watch(None).expect("a client that has not ended");
+    watched(&mut watch, &["first"]).await;
+    for (down, gone, new) in [(Down::Killed, "first", "second"), (Down::Stopped, "second", "third")]
+    {
+        restart(&mut node, down).await;
+        let other = node.client().await;
+        add_peer(&other, new, "attach:", PeerPatch::default()).await;
+        admin(&other, remove(gone, None)).await;
+        watched(&mut watch, &[new]).await;
+    }
 }

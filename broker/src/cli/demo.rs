@@ -358,3 +358,38 @@ fn verdict(rows: &[Row]) -> Result<(), Failure> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flawless() -> Row {
+        Row {
+            receiver: "mail".parse().unwrap(),
+            lines: 9,
+            delivered: 10,
+            distinct: 9,
+            missing: 0,
+            repeats_flagged: 1,
+            repeats_unflagged: 0,
+            in_order: true,
+            cksum: 7,
+            equal: true,
+        }
+    }
+
+    #[test]
+    fn whatever_one_receiver_did_not_get_as_promised_is_a_failure() {
+        verdict(&[flawless(), flawless()]).unwrap();
+        for (flawed, said) in [
+            (Row { distinct: 8, missing: 1, equal: false, ..flawless() }, "1 lines are missing"),
+            (Row { equal: false, ..flawless() }, "its lines are not those of the file"),
+            (Row { repeats_unflagged: 2, ..flawless() }, "2 lines came again without the flag"),
+            (Row { in_order: false, ..flawless() }, "its lines came out of order"),
+        ] {
+            let failure = verdict(&[flawless(), flawed]).unwrap_err();
+            assert_eq!(failure.exit, Exit::Failed);
+            assert_eq!(failure.message, format!("mail: {said}"));
+        }
+    }
+}
