@@ -24,6 +24,18 @@ async fn with_peers(name: &str, peers: &[&str]) -> (Scene, Node, Cli) {
     (scene, node, cli)
 }
 
+/// What the node says of a peer.
+fn status(cli: &Cli, peer: &str) -> serde_json::Value {
+    let info = cli.ok(&["peer", "info", peer]);
+    serde_json::from_str::<serde_json::Value>(&info).expect("JSON")["status"].take()
+}
+
+/// Waits until so many messages are in flight to a peer.
+async fn unacked(cli: &Cli, peer: &str, count: u64) {
+    let there = async || (status(cli, peer)["unacked"] == count).then_some(());
+    eventually("messages in flight", LIMIT, there).await;
+}
+
 #[tokio::test]
 async fn a_message_reaches_each_of_its_receivers_under_one_id() {
     let (_scene, _node, cli) = with_peers("a_message_reaches_each_o", &["a", "b"]).await;
@@ -69,14 +81,57 @@ async fn a_line_that_is_too_large_is_named_and_ends_the_run() {
 async fn sub_takes_no_more_than_it_was_told() {
     let (_scene, _node, cli) = with_peers("sub_takes_no_more_than_i", &["a"]).await;
     cli.run_with(&["pub", "--to", "a", "-l"], b"1\n2\n3\n4\n5\n").ok();
-    for expected in ["1\n2\n", "3\n4\n", "5\n"] {
-        let count = expected.lines().count().to_string();
-        assert_eq!(cli.ok(&["sub", "a", "--raw", "-C", &count]), expected);
+    for expected in [&["1", "2"][..], &["3", "4"], &["5"]] {
+        let count = expected.len().to_string();
+        let got = cli.run(&["sub", "a", "--json", "-C", &count]).json();
+        let payloads: Vec<_> = got.iter().map(|message| message["payload"].clone()).collect();
+        assert_eq!(payloads, expected);
+        // What had been in flight to an earlier one beyond what it took would be flagged.
+        for message in &got {
+            assert_eq!((&message["redelivered"], &message["attempt"]), (&json!(false), &json!(1)));
+        }
     }
-    // Nothing was in flight to the earlier ones beyond what they took: nothing is redelivered.
-    let peer: serde_json::Value =
-        serde_json::from_str(&cli.ok(&["peer", "info", "a"])).expect("JSON");
-    assert_eq!(peer["status"]["waiting"], 0, "{peer}");
+    assert_eq!(status(&cli, "a")["waiting"], 0);
+}
+
+#[tokio::test]
+async fn sub_acks_nothing_that_it_has_not_written_out() {
+    let (_scene, _node, cli) = with_peers("sub_acks_nothing_that_it", &["a"]).await;
+    // Far more than a pipe holds.
+    let large = "x".repeat(1_000_000);
+    cli.run_with(&["pub", "--to", "a"], large.as_bytes()).ok();
+    let mut sub = cli.spawn(&["sub", "a", "--raw"]);
+    let unread = sub.child().stdout.take().expect("a pipe");
+    unacked(&cli, "a", 1).await;
+    let stopped = sub.stop();
+    assert!(stopped.code == 0 && stopped.stderr.contains("nobody takes the output"), "{stopped:?}");
+    drop(unread);
+    let again = cli.run(&["sub", "a", "-C", "1", "--json"]).json();
+    assert_eq!(again[0]["redelivered"], true);
+    assert_eq!(again[0]["payload"], large);
+}
+
+#[tokio::test]
+async fn sub_can_be_stopped_while_the_node_is_away() {
+    let (_scene, mut node, cli) = with_peers("sub_can_be_stopped_while", &["a"]).await;
+    let sub = cli.spawn(&["sub", "a", "--raw", "--timeout", "1h"]);
+    cli.ok(&["pub", "--to", "a", "--wait", "x"]);
+    node.kill();
+    let ended = sub.stop();
+    assert!(ended.stderr.contains("may be delivered again"), "{ended:?}");
+    assert_eq!(ended.ok(), "x\n");
+}
+
+#[tokio::test]
+async fn sub_that_is_stopped_before_it_has_what_it_was_to_take_fails() {
+    let (_scene, _node, cli) = with_peers("sub_that_is_stopped_befo", &["a"]).await;
+    let sub = cli.spawn(&["sub", "a", "--raw", "-C", "2"]);
+    cli.ok(&["pub", "--to", "a", "--wait", "x"]);
+    let ended = sub.stop();
+    ended.failed(1, &["stopped when 1 of 2 messages came"]);
+    assert_eq!(ended.text(), "x\n");
+    // And what it took is acked.
+    cli.run(&["sub", "a", "-C", "1", "-W", "0.2"]).failed(7, &["0 of 1 messages came"]);
 }
 
 #[tokio::test]
@@ -192,9 +247,74 @@ async fn a_command_acks_by_its_status() {
     cli.ok(&["sub", "a", "-C", "4", "--exec", &script]);
     let handled = std::fs::read_to_string(&out).expect("the command ran");
     assert_eq!(handled, "good 1\nbad 1\nbad 2\nbad 3\n");
-    let peer: serde_json::Value =
-        serde_json::from_str(&cli.ok(&["peer", "info", "a"])).expect("JSON");
-    assert_eq!((&peer["status"]["waiting"], &peer["status"]["parked"]), (&json!(0), &json!(1)));
+    let peer = status(&cli, "a");
+    assert_eq!((&peer["waiting"], &peer["parked"]), (&json!(0), &json!(1)));
+}
+
+/// A message that waits for a slow command here is not late before its turn comes.
+#[tokio::test]
+async fn a_slow_command_runs_once_for_each_message() {
+    let (scene, _node, cli) = with_peers("a_slow_command_runs_once", &[]).await;
+    cli.ok(&["peer", "add", "a", "attach:", "--ack-timeout", "200ms"]);
+    cli.run_with(&["pub", "--to", "a", "-l"], b"1\n2\n3\n4\n").ok();
+    let out = scene.path("handled");
+    let script = format!("sleep 0.3; echo \"$(cat) $RESTANTE_ATTEMPT\" >>{}", out.display());
+    cli.ok(&["sub", "a", "-C", "4", "--exec", &script]);
+    let handled = std::fs::read_to_string(&out).expect("the command ran");
+    assert_eq!(handled, "1 1\n2 1\n3 1\n4 1\n");
+    assert_eq!(status(&cli, "a")["waiting"], 0);
+}
+
+#[tokio::test]
+async fn a_command_that_outlives_its_connection_is_not_run_again() {
+    let (scene, mut node, cli) = with_peers("a_command_that_outlives", &["a"]).await;
+    let (out, hold) = (scene.path("handled"), scene.path("hold"));
+    std::fs::write(&hold, b"").expect("a file");
+    let (out_path, hold_path) = (out.display(), hold.display());
+    let script =
+        format!("echo run >>{out_path}; while [ -e {hold_path} ]; do sleep 0.02; done; echo done");
+    let calling = cli.spawn(&["call", "a", "x"]);
+    let sub = cli.spawn(&["sub", "a", "-C", "1", "--exec", &script]);
+    eventually("the command to run", LIMIT, async || out.exists().then_some(())).await;
+    node.kill();
+    node.restart().await;
+    // The connection that it came by is known to be gone once the node has it back.
+    eventually("the receiver to be back", LIMIT, async || {
+        (status(&cli, "a")["health"] != "unreachable").then_some(())
+    })
+    .await;
+    std::fs::remove_file(&hold).expect("a file");
+    assert_eq!(sub.finish().code, 0);
+    assert_eq!(std::fs::read_to_string(&out).expect("the command ran"), "run\n");
+    assert_eq!(status(&cli, "a")["waiting"], 0, "it came again and was acked");
+    // The answer was kept with it.
+    assert_eq!(calling.finish().ok(), "done\n");
+}
+
+#[tokio::test]
+async fn a_command_ends_with_the_time_or_the_run_and_its_message_stays() {
+    let (_scene, _node, cli) = with_peers("a_command_ends_with_the_t", &["a"]).await;
+    cli.ok(&["pub", "--to", "a", "x"]);
+    let endless = "exec sleep 60";
+    cli.run(&["sub", "a", "-C", "1", "-W", "0.3", "--exec", endless])
+        .failed(7, &["0 of 1 messages came"]);
+    let sub = cli.spawn(&["sub", "a", "--exec", endless]);
+    unacked(&cli, "a", 1).await;
+    assert_eq!(sub.stop().code, 0);
+    let again = cli.run(&["sub", "a", "-C", "1", "--json"]).json();
+    assert_eq!((&again[0]["payload"], &again[0]["redelivered"]), (&json!("x"), &json!(true)));
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_large_refuses_the_call() {
+    let (_scene, _node, cli) = with_peers("an_answer_that_is_too_lar", &["a"]).await;
+    let sub = cli.spawn(&["sub", "a", "-C", "2", "--exec", "cat"]);
+    let exactly = "x".repeat(65_536);
+    assert_eq!(cli.run_with(&["call", "a"], exactly.as_bytes()).ok(), exactly);
+    cli.run_with(&["call", "a"], format!("{exactly}x").as_bytes())
+        .failed(5, &["the return value has 65537 bytes, at most 65536 are allowed"]);
+    assert_eq!(sub.finish().code, 0);
+    assert_eq!(status(&cli, "a")["parked"], 1);
 }
 
 #[tokio::test]

@@ -265,6 +265,12 @@ impl Client {
         }
     }
 
+    /// Whether acks were given that no flush has covered: they are on their way, or were lost.
+    #[must_use]
+    pub fn has_unflushed(&self) -> bool {
+        self.core().intake.has_unflushed()
+    }
+
     /// Asks the node anything of the protocol.
     ///
     /// # Errors
@@ -385,7 +391,7 @@ impl Client {
         if let Some(reason) = self.ended() {
             return Err(DrainError::Ended(reason));
         }
-        if !self.core().intake.has_unflushed() {
+        if !self.has_unflushed() {
             return Ok(());
         }
         match tokio::time::timeout_at(deadline, self.flush()).await {

@@ -210,6 +210,14 @@ impl Listener {
         Ok(())
     }
 
+    /// Whether acks were given that no flush has covered: they are on their way, or were lost.
+    #[must_use]
+    pub fn has_unflushed(&self) -> bool {
+        let is_unflushed = |link: &Arc<Link>| link.attachment.intake.has_unflushed();
+        self.hub.acks_lost.load(Ordering::Acquire)
+            || self.hub.connections.lock().iter().any(is_unflushed)
+    }
+
     fn poll_delivery(&mut self, cx: &Context<'_>) -> Poll<Delivery> {
         self.hub.reader.listen(cx);
         let arrived = std::mem::take(&mut *self.hub.arrived.lock());

@@ -9,6 +9,7 @@ use restante_client::{
 use restante_protocol::refusal::Code;
 use std::future::Future;
 use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Where the node is and how long it may take to answer.
 #[derive(clap::Args, Clone, Debug)]
@@ -76,13 +77,35 @@ pub(super) fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> 
 
 /// Ends when the process is asked to stop, by Ctrl-C or SIGTERM.
 pub(super) async fn stop_asked() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
+    match Stop::listen() {
+        Ok(mut stop) => stop.asked().await,
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// What asks the process to stop, in place of ending it.
+pub(super) struct Stop {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Stop {
+    pub(super) fn listen() -> Result<Stop, Failure> {
+        let listen = |kind| {
+            let failed =
+                |error| Failure::new(Exit::Failed, format_args!("cannot hear signals: {error}"));
+            signal(kind).map_err(failed)
+        };
+        let (interrupt, terminate) = (SignalKind::interrupt(), SignalKind::terminate());
+        Ok(Stop { interrupt: listen(interrupt)?, terminate: listen(terminate)? })
+    }
+
+    /// Ends when the process is asked to stop since this was last answered. Cancel-safe.
+    pub(super) async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a command prints: data on standard output, a table for people and NDJSON for programs.
 
-use super::Failure;
+use super::{Exit, Failure};
 use serde::Serialize;
 use std::io::{self, IsTerminal, Write};
 
@@ -71,6 +71,12 @@ pub(crate) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     stdout.write_all(bytes)?;
     stdout.flush()?;
     Ok(())
+}
+
+/// As [`print_bytes`], off this thread: whatever the reader of the output does, the rest goes on.
+pub(super) async fn print_aside(page: Vec<u8>) -> Result<(), Failure> {
+    let printed = tokio::task::spawn_blocking(move || print_bytes(&page)).await;
+    printed.map_err(|error| Failure::new(Exit::Failed, error))?
 }
 
 /// A line to the person at the terminal. Nobody is told when standard error is gone.

@@ -4,34 +4,35 @@
 //! flagged as redelivered. Nothing is acked that was not written.
 
 use super::delivery::{Form, Shown};
-use super::exec;
-use super::node::{AGENT, Target, block_on, stop_asked};
-use super::output::{Output, note, print_bytes, printable};
+use super::exec::Runner;
+use super::node::{AGENT, Stop, Target, block_on};
+use super::output::{Output, note, print_aside, printable};
 use super::{Exit, Failure, values};
 use futures_util::FutureExt;
 use restante_client::error::BindError;
 use restante_client::{
     AttachOptions, Client, Delivery, LinkState, ListenOptions, Listener, ReceiveError,
-    RequestError, Subscription,
+    RequestError, Settled, Subscription,
 };
 use restante_protocol::name::Name;
 use restante_protocol::refusal::Code;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::Sleep;
 
 /// Receive as a peer
 ///
 /// Attaches as the peer NAME (whose URL is attach:) and writes what is delivered: payloads with their
 /// ids on a terminal, one JSON object a line elsewhere. Each message is acked after it was written.
-/// Runs until it is told to stop (Ctrl-C, SIGTERM).
+/// Runs until it is told to stop (Ctrl-C, SIGTERM); told twice, it ends at once.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// The peer to receive as
     name: Name,
-    /// End after so many messages, and take no more from the node
+    /// End after so many messages, and take no more from the node; stopped before, the exit code is 1
     #[arg(short = 'C', long = "count", allow_hyphen_values = true, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
@@ -47,7 +48,9 @@ pub(super) struct Args {
     ///
     /// Anything else refuses the message for now, with the last line of its standard error as the
     /// reason. RESTANTE_ID, RESTANTE_RECEIVER, RESTANTE_ATTEMPT, RESTANTE_REDELIVERED and
-    /// RESTANTE_KEY tell about the message. What it prints answers a call.
+    /// RESTANTE_KEY tell about the message. What it prints answers a call; what it leaves running
+    /// is not waited for. One message at a time is taken from the node; one that comes again after
+    /// its command has succeeded (a late ack, a lost connection) is acked and not run again.
     #[arg(long, value_name = "COMMAND", conflicts_with = "raw")]
     exec: Option<String>,
     /// Listen on this address for a node that dials, instead of attaching; the peer's URL is then
@@ -59,97 +62,153 @@ pub(super) struct Args {
 pub(super) fn run(args: Args, target: &Target, output: Output) -> Result<(), Failure> {
     block_on(async {
         let mut feed = Feed::open(&args, target).await?;
+        let mut ends = Ends::of(args.within)?;
         let mut job = Job {
             form: if args.raw { Form::Raw } else { Form::of(output) },
-            command: args.exec.as_deref(),
+            runner: args.exec.as_deref().map(Runner::new),
             left: args.count.unwrap_or(u64::MAX),
-            deadline: args.within.map(|within| Instant::now() + within),
         };
-        let outcome = job.run(&mut feed).await;
+        let ended = job.run(&mut feed, &mut ends).await;
         // Also after a failure: what was acked before is not to come again.
-        let flushed = feed.finish(target.timeout, args.count.is_some()).await;
-        outcome.and(flushed)?;
-        match args.count {
-            Some(count) if job.left > 0 && job.timed_out() => {
-                let got = count - job.left;
-                Err(Failure::new(Exit::TimedOut, format_args!("{got} of {count} messages came")))
-            }
-            _ => Ok(()),
+        let finished = tokio::select! {
+            biased;
+            finished = feed.finish(target.timeout, args.count.is_some()) => finished,
+            () = ends.stop.asked() => Err(Failure::new(Exit::Failed, STOPPED_AT_ONCE)),
+        };
+        let end = ended?;
+        finished?;
+        let Some(count) = args.count.filter(|_| job.left > 0) else { return Ok(()) };
+        let got = format!("{} of {count} messages came", count - job.left);
+        match end {
+            End::Complete => Ok(()),
+            End::TimedOut => Err(Failure::new(Exit::TimedOut, got)),
+            End::Stopped => Err(Failure::new(Exit::Failed, format_args!("stopped when {got}"))),
         }
     })
 }
 
+/// Why no more is received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Complete,
+    Stopped,
+    TimedOut,
+}
+
+/// What ends the run from outside.
+struct Ends {
+    stop: Stop,
+    deadline: Pin<Box<Sleep>>,
+}
+
+impl Ends {
+    fn of(within: Option<Duration>) -> Result<Ends, Failure> {
+        // Without a limit: in more than a hundred years.
+        let within = within.unwrap_or(Duration::from_secs(u64::from(u32::MAX)));
+        Ok(Ends { stop: Stop::listen()?, deadline: Box::pin(tokio::time::sleep(within)) })
+    }
+
+    /// Cancel-safe.
+    async fn come(&mut self) -> End {
+        tokio::select! {
+            biased;
+            () = self.stop.asked() => End::Stopped,
+            () = &mut self.deadline => End::TimedOut,
+        }
+    }
+}
+
 struct Job<'a> {
     form: Form,
-    command: Option<&'a str>,
+    runner: Option<Runner<'a>>,
     /// Messages still to come.
     left: u64,
-    deadline: Option<Instant>,
 }
 
 /// Messages written out and acked together.
 const BATCH_MESSAGES_MAX: u64 = 256;
 /// Their bytes; the message that passes it is the last.
 const BATCH_BYTES_MAX: usize = 1024 * 1024;
+/// Messages that a command is given at a time: one that waited for a slow command would be late before
+/// its turn came.
+const EXEC_GRANT: u64 = 1;
+/// How long a reader of the output that stands still is waited for once the run is to end.
+const LAST_PAGE_MAX: Duration = Duration::from_secs(1);
 
 impl Job<'_> {
-    async fn run(&mut self, feed: &mut Feed) -> Result<(), Failure> {
-        let stop = stop_asked();
-        tokio::pin!(stop);
-        let never = Instant::now() + Duration::from_secs(u64::from(u32::MAX));
-        let deadline = tokio::time::sleep_until(self.deadline.unwrap_or(never));
-        tokio::pin!(deadline);
+    async fn run(&mut self, feed: &mut Feed, ends: &mut Ends) -> Result<End, Failure> {
         while self.left > 0 {
             let first = tokio::select! {
                 biased;
-                () = &mut stop => return Ok(()),
-                () = &mut deadline => return Ok(()),
+                end = ends.come() => return Ok(end),
                 delivery = feed.next() => delivery?,
             };
-            match self.command {
-                Some(command) => {
-                    self.left -= 1;
+            let end = match &mut self.runner {
+                Some(runner) => {
                     tokio::select! {
                         biased;
+                        settled = runner.handle(first) => {
+                            // One that was settled too late comes again.
+                            self.left -= u64::from(settled? == Settled::Queued);
+                            if self.left > 0 {
+                                feed.grant(1);
+                            }
+                            None
+                        }
                         // The command is ended with its message unacked.
-                        () = &mut stop => return Ok(()),
-                        outcome = exec::handle(command, first) => outcome?,
+                        end = ends.come() => Some(end),
                     }
                 }
-                None => self.write_out(first, feed).await?,
+                None => self.write_out(first, feed, ends).await?,
+            };
+            if let Some(end) = end {
+                return Ok(end);
             }
         }
-        Ok(())
-    }
-
-    fn timed_out(&self) -> bool {
-        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+        Ok(End::Complete)
     }
 
     /// Writes a message and those that are there already, then acks them.
-    async fn write_out(&mut self, first: Delivery, feed: &mut Feed) -> Result<(), Failure> {
+    async fn write_out(
+        &mut self,
+        first: Delivery,
+        feed: &mut Feed,
+        ends: &mut Ends,
+    ) -> Result<Option<End>, Failure> {
         let mut page = Vec::new();
         let mut batch = Vec::new();
         let mut next = Some(first);
+        let batch_max = BATCH_MESSAGES_MAX.min(self.left);
         while let Some(delivery) = next {
             Shown::from(&delivery).write(self.form, &mut page)?;
             batch.push(delivery);
-            self.left -= 1;
-            let full = batch.len() as u64 >= BATCH_MESSAGES_MAX || page.len() >= BATCH_BYTES_MAX;
-            next = if full || self.left == 0 {
-                None
-            } else {
-                feed.next().now_or_never().transpose()?
-            };
+            let full = batch.len() as u64 >= batch_max || page.len() >= BATCH_BYTES_MAX;
+            next = if full { None } else { feed.next().now_or_never().transpose()? };
         }
-        // Off this thread: heartbeats go on however long a pager is looked at.
-        tokio::task::spawn_blocking(move || print_bytes(&page))
-            .await
-            .map_err(|error| Failure::new(Exit::Failed, error))??;
+        let printing = print_aside(page);
+        tokio::pin!(printing);
+        let end = tokio::select! {
+            biased;
+            printed = &mut printing => { printed?; None }
+            end = ends.come() => Some(end),
+        };
+        if let Some(end) = end {
+            // It may be all but written. If it stays so, it is not acked.
+            tokio::select! {
+                biased;
+                printed = &mut printing => printed?,
+                () = ends.stop.asked() => return Ok(Some(end)),
+                () = tokio::time::sleep(LAST_PAGE_MAX) => {
+                    note(NOT_TAKEN);
+                    return Ok(Some(end));
+                }
+            }
+        }
+        self.left -= batch.len() as u64;
         for delivery in batch {
             delivery.ack();
         }
-        Ok(())
+        Ok(end)
     }
 }
 
@@ -160,16 +219,19 @@ enum Feed {
         subscription: Box<Subscription>,
         /// Says how the connection fares.
         teller: Teller,
+        /// Whether the node has ended the attachment and the client has restored it.
+        detached: bool,
     },
     Listening(Box<Listener>),
 }
 
 impl Feed {
     async fn open(args: &Args, target: &Target) -> Result<Feed, Failure> {
+        let grant = args.exec.as_ref().map(|_| EXEC_GRANT).or(args.count);
         if let Some(addr) = &args.listen {
             let options = ListenOptions {
                 names: vec![args.name.clone()],
-                grant: args.count,
+                grant,
                 agent: AGENT.to_owned(),
                 ..ListenOptions::default()
             };
@@ -178,13 +240,21 @@ impl Feed {
             return Ok(Feed::Listening(Box::new(listener)));
         }
         let client = target.connect().await?;
-        let options = AttachOptions { grant: args.count };
+        let options = AttachOptions { grant };
         let subscription = Box::new(client.attach(&args.name, options).await?);
         if subscription.created_peer() {
             note(&format!("peer {} did not exist and was created", args.name));
         }
         let teller = Teller::of(client.link());
-        Ok(Feed::Attached { client, subscription, teller })
+        Ok(Feed::Attached { client, subscription, teller, detached: false })
+    }
+
+    /// Takes so many more from the node, if there is a grant at all.
+    fn grant(&self, more: u64) {
+        match self {
+            Feed::Listening(listener) => listener.grant(more),
+            Feed::Attached { subscription, .. } => subscription.grant(more),
+        }
     }
 
     /// The next delivery. Cancel-safe.
@@ -192,9 +262,12 @@ impl Feed {
         loop {
             match self {
                 Feed::Listening(listener) => return Ok(listener.next().await),
-                Feed::Attached { subscription, .. } => match subscription.next().await {
+                Feed::Attached { subscription, detached, .. } => match subscription.next().await {
                     Some(Ok(delivery)) => return Ok(delivery),
-                    Some(Err(error)) if is_passing(&error) => note(&error.to_string()),
+                    Some(Err(error)) if is_passing(&error) => {
+                        *detached = true;
+                        note(&error.to_string());
+                    }
                     Some(Err(error)) => return Err(error.into()),
                     None => {
                         return Err(Failure::new(Exit::CannotConnect, "the connection has ended"));
@@ -204,33 +277,52 @@ impl Feed {
         }
     }
 
-    /// Makes sure that acks are recorded, and closes the connection. Acks lost with a connection
-    /// that has been replaced since are no failure: their messages have come again or will. Those
-    /// lost with the last one are, if the messages were `counted`.
+    /// Makes sure that acks are recorded, and closes the connection. Acks lost with a connection or an
+    /// attachment that has been replaced since are no failure: their messages have come again or will.
+    /// Those lost with the last one are, if the messages were `counted`.
     async fn finish(self, timeout: Duration, counted: bool) -> Result<(), Failure> {
         match self {
-            Feed::Listening(listener) => match listener.flush(timeout).await {
-                Err(RequestError::Disconnected) if !counted => {
-                    note(ACKS_LOST);
-                    recorded(listener.flush(timeout).await)
+            Feed::Listening(listener) => {
+                if !listener.has_unflushed() {
+                    return Ok(());
                 }
-                flushed => recorded(flushed),
-            },
-            Feed::Attached { client, subscription, teller } => {
-                let is_replaced = teller.losses() > 0 && client.link().borrow().connected;
-                let flushed = match client.flush().await {
-                    Err(RequestError::Disconnected) if is_replaced || !counted => {
+                match listener.flush(timeout).await {
+                    Err(RequestError::Disconnected) if !counted => {
                         note(ACKS_LOST);
-                        client.flush().await
+                        // Of the connections that are left.
+                        match listener.has_unflushed() {
+                            true => recorded(listener.flush(timeout).await),
+                            false => Ok(()),
+                        }
                     }
-                    flushed => flushed,
-                };
+                    flushed => recorded(flushed),
+                }
+            }
+            Feed::Attached { client, subscription, teller, detached } => {
+                let is_replaced =
+                    (detached || teller.losses() > 0) && client.link().borrow().connected;
+                let flushed = flush(&client, is_replaced || !counted).await;
                 drop(teller);
                 drop(subscription);
                 client.close().await;
                 recorded(flushed)
             }
         }
+    }
+}
+
+/// Waits for the acks that are on their way, if there are any: not for a node that is away.
+async fn flush(client: &Client, may_be_lost: bool) -> Result<(), RequestError> {
+    if !client.has_unflushed() {
+        return Ok(());
+    }
+    match client.flush().await {
+        Err(RequestError::Disconnected) if may_be_lost => {
+            note(ACKS_LOST);
+            // Of the connection that is up now.
+            if client.has_unflushed() { client.flush().await } else { Ok(()) }
+        }
+        flushed => flushed,
     }
 }
 
@@ -241,6 +333,9 @@ fn is_passing(error: &ReceiveError) -> bool {
 }
 
 const ACKS_LOST: &str = "a connection was lost: messages acked last on it may be delivered again, flagged as redelivered";
+
+const NOT_TAKEN: &str = "nobody takes the output: the messages that were not written are not acked and will be delivered again";
+const STOPPED_AT_ONCE: &str = "stopped at once: messages acked last may be delivered again";
 
 /// What came of the last flush, in words about messages.
 fn recorded(flushed: Result<(), RequestError>) -> Result<(), Failure> {

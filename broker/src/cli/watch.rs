@@ -2,7 +2,7 @@
 
 use super::Failure;
 use super::node::{Target, block_on, stop_asked};
-use super::output::{Output, Paint, Table, note, print, printable};
+use super::output::{Output, Paint, Table, note, print_aside, printable};
 use super::show::{self, PEER_HEAD};
 use restante_protocol::control::WatchEvent;
 use restante_protocol::status::PeerStatus;
@@ -27,11 +27,16 @@ pub(super) fn run(args: &Args, target: &Target, output: Output) -> Result<(), Fa
                 () = &mut stop => return Ok(()),
                 event = watch.next() => event,
             };
-            match event {
-                Some(Ok(event)) if output.json => print(&Output::json_line(&event)?)?,
-                Some(Ok(event)) => print(&as_text(&event, output))?,
+            let page = match event {
+                Some(Ok(event)) if output.json => Output::json_line(&event)?,
+                Some(Ok(event)) => as_text(&event, output),
                 Some(Err(error)) => return Err(error.into()),
                 None => return Ok(()),
+            };
+            tokio::select! {
+                biased;
+                () = &mut stop => return Ok(()),
+                printed = print_aside(page.into_bytes()) => printed?,
             }
         }
     })
