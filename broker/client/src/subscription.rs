@@ -21,7 +21,8 @@ const TAKE_MAX: usize = 64;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AttachOptions {
     /// Take so many deliveries, until [`Subscription::grant`] asks for more. `None`: the peer's
-    /// window alone limits what is in flight.
+    /// window alone limits what is in flight; who needs long for each message grants few, or what
+    /// waits for its turn is late before it comes and is delivered again.
     pub grant: Option<u64>,
 }
 
