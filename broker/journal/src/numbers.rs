@@ -2,7 +2,8 @@
 //!
 //! Mostly it holds next to nothing, because acks come in order and the floor follows; a message that
 //! is refused for hours makes it fill up behind that message. So it is a short sorted list first and
-//! a bitmap later: never more than a bit for each number of the segment.
+//! a bitmap later: never more than a bit for each number between the lowest and the highest, which for
+//! a segment that stands for others is bounded by what compaction puts together.
 
 use restante_protocol::record::{put_varint, take_varint};
 use std::collections::VecDeque;
@@ -64,30 +65,80 @@ impl NumberSet {
                     list.insert(place, number);
                     return true;
                 }
-                let list = std::mem::take(list);
-                let base = list.first().map_or(0, |first| first / 64).min(number / 64);
-                *self = NumberSet::Bits { base, words: VecDeque::new(), count: 0 };
-                for number in list {
-                    self.insert(number);
-                }
-                self.insert(number)
+                self.insert_word(number / 64, 1 << (number % 64)) > 0
             }
-            NumberSet::Bits { base, words, count } => {
-                while number / 64 < *base {
-                    words.push_front(0);
-                    *base -= 1;
+            NumberSet::Bits { .. } => self.insert_word(number / 64, 1 << (number % 64)) > 0,
+        }
+    }
+
+    /// Adds every number from `first` to `last`, a word at a time.
+    pub(super) fn insert_range(&mut self, first: u32, last: u32) {
+        if first > last {
+            return;
+        }
+        if let NumberSet::List(list) = self
+            && (last - first) as usize + list.len() < LIST_MAX
+        {
+            for number in first..=last {
+                self.insert(number);
+            }
+            return;
+        }
+        let (from, to) = (first / 64, last / 64);
+        for word in from..=to {
+            let low = if word == from { u64::MAX << (first % 64) } else { u64::MAX };
+            let high = if word == to { u64::MAX >> (63 - last % 64) } else { u64::MAX };
+            self.insert_word(word, low & high);
+        }
+    }
+
+    /// Adds every number of `other`, each `shift` higher, a word at a time.
+    pub(super) fn insert_all(&mut self, other: &NumberSet, shift: u32) {
+        match other {
+            NumberSet::List(list) => {
+                for number in list {
+                    self.insert(number + shift);
                 }
-                let word = (number / 64 - *base) as usize;
-                if word >= words.len() {
-                    words.resize(word + 1, 0);
+            }
+            NumberSet::Bits { base, words, .. } => {
+                let (at, bits) = (base + shift / 64, shift % 64);
+                for (word, set) in (at..).zip(words) {
+                    self.insert_word(word, set << bits);
+                    if bits > 0 {
+                        self.insert_word(word + 1, set >> (64 - bits));
+                    }
                 }
-                let bit = 1 << (number % 64);
-                let new = words[word] & bit == 0;
-                words[word] |= bit;
-                *count += u32::from(new);
-                new
             }
         }
+    }
+
+    /// Adds the numbers that `set` stands for as a word of a bitmap, which the set becomes unless that
+    /// is none; says how many were not there.
+    fn insert_word(&mut self, word: u32, set: u64) -> u32 {
+        if set == 0 {
+            return 0;
+        }
+        if let NumberSet::List(list) = self {
+            let list = std::mem::take(list);
+            let base = list.first().map_or(word, |first| word.min(first / 64));
+            *self = NumberSet::Bits { base, words: VecDeque::new(), count: 0 };
+            for number in list {
+                self.insert(number);
+            }
+        }
+        let NumberSet::Bits { base, words, count } = self else { return 0 };
+        while word < *base {
+            words.push_front(0);
+            *base -= 1;
+        }
+        let place = (word - *base) as usize;
+        if place >= words.len() {
+            words.resize(place + 1, 0);
+        }
+        let new = (set & !words[place]).count_ones();
+        words[place] |= set;
+        *count += new;
+        new
     }
 
     /// Takes `number` out; `false` if it was not there.
@@ -223,6 +274,8 @@ mod tests {
         Insert(u32),
         Remove(u32),
         DropThrough(u32),
+        InsertRange(u32, u32),
+        InsertAll(Vec<u32>, u32),
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -230,6 +283,9 @@ mod tests {
             8 => (0u32..3_000).prop_map(Step::Insert),
             2 => (0u32..3_000).prop_map(Step::Remove),
             1 => (0u32..600).prop_map(Step::DropThrough),
+            1 => (0u32..2_000, 0u32..300).prop_map(|(from, more)| Step::InsertRange(from, from + more)),
+            1 => (prop::collection::vec(0u32..1_500, 0..150), 0u32..1_500)
+                .prop_map(|(numbers, shift)| Step::InsertAll(numbers, shift)),
         ]
     }
 
@@ -244,6 +300,18 @@ mod tests {
                     Step::DropThrough(n) => {
                         set.drop_through(n);
                         tree.retain(|m| *m > n);
+                    }
+                    Step::InsertRange(first, last) => {
+                        set.insert_range(first, last);
+                        tree.extend(first..=last);
+                    }
+                    Step::InsertAll(numbers, shift) => {
+                        let mut other = NumberSet::default();
+                        for n in &numbers {
+                            other.insert(*n);
+                        }
+                        set.insert_all(&other, shift);
+                        tree.extend(numbers.iter().map(|n| n + shift));
                     }
                 }
                 prop_assert_eq!(set.len() as usize, tree.len());

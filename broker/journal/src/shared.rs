@@ -78,7 +78,7 @@ const DEAD: u8 = 2;
 /// Records and orders on their way to the writer.
 pub(super) struct Intake {
     queue: Vec<Item>,
-    next_number: MessageNumber,
+    pub(super) next_number: MessageNumber,
     pub(super) next_ticket: u64,
     /// Something in the queue wants to be written now.
     urgent: bool,

@@ -58,57 +58,45 @@ impl Peer {
     /// Makes all shares within a range one, or none if nothing of it is live; returns how much is.
     fn merge(&mut self, range: &Numbers, share: Option<Share>) -> u64 {
         let first = range.start;
-        let mut done: Vec<(MessageNumber, MessageNumber)> = Vec::new();
-        self.done.retain(|entry| {
-            let inside = range.contains(&entry.0);
-            if inside {
-                done.push(*entry);
-            }
-            !inside
-        });
+        let among = |done: &[(MessageNumber, MessageNumber)], number| {
+            done.partition_point(|(first, _)| *first < number)
+        };
+        let (from, to) = (among(&self.done, range.start), among(&self.done, range.end));
+        let done: Vec<_> = self.done.drain(from..to).collect();
         let places = self.places(range);
         let last_done = done.last().map(|(_, last)| *last);
         let last_held = self.held[places.clone()].last().map(Held::last);
         let last = last_done.max(last_held).max(share.map(|share| first + u64::from(share.last)));
         let Some(last) = last else { return 0 };
-        let (mut settled, mut parked) = (NumberSet::default(), NumberSet::default());
         let floor = self.floor;
-        for (from, to) in done {
-            for number in from.max(floor + 1)..=to {
-                settled.insert((number - first) as u32);
+        if self.held[places.clone()].iter().all(Held::is_done) {
+            // A pair of numbers says as much as any set.
+            self.held.drain(places);
+            if last > floor {
+                self.done.insert(from, (first, last));
             }
+            return 0;
+        }
+        let (mut settled, mut parked) = (NumberSet::default(), NumberSet::default());
+        let relative = |number: MessageNumber| (number - first) as u32;
+        for (from, to) in done.into_iter().filter(|(_, to)| *to > floor) {
+            settled.insert_range(relative(from.max(floor + 1)), relative(to));
         }
         let (mut open, mut bytes, mut parked_bytes) = (0, 0, 0);
         for held in self.held.drain(places.clone()) {
-            let shift = (held.first - first) as u32;
+            let shift = relative(held.first);
             open += held.open;
             bytes += held.bytes();
             parked_bytes += held.parked_bytes();
-            settled.take_over(held.settled(), shift);
-            parked.take_over(held.parked(), shift);
+            settled.insert_all(held.settled(), shift);
+            parked.insert_all(held.parked(), shift);
         }
         let mut merged = Held::new(first);
         merged.grow(last, share.map_or(0, |share| share.total), 0);
         merged.set_open(open, bytes);
         merged.set_marks(settled, parked, parked_bytes);
-        if merged.is_done() {
-            if last > floor {
-                let place = self.done.partition_point(|(other, _)| *other < first);
-                self.done.insert(place, (first, last));
-            }
-            return 0;
-        }
         let live = u64::from(merged.open) + u64::from(merged.parked().len());
         self.held.insert(places.start, merged);
         live
-    }
-}
-
-impl NumberSet {
-    /// Adds every number of `other`, each `shift` higher.
-    fn take_over(&mut self, other: &NumberSet, shift: u32) {
-        for number in other.iter() {
-            self.insert(number + shift);
-        }
     }
 }

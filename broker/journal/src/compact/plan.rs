@@ -5,6 +5,10 @@ use std::ops::Range;
 
 /// Most segments copied into one.
 const SOURCES_MAX: usize = 64;
+/// Most numbers from the first to the last of what is made one. Whoever has something open in it, and a
+/// floor below it, may need a bit for each of them, in memory and in every checkpoint; and segments
+/// that are gone may have had any number between the neighbours.
+const SPAN_MAX: u64 = 1 << 22;
 /// So many small neighbours are worth being made one.
 const SMALL_RUN_MIN: usize = 8;
 
@@ -85,7 +89,7 @@ fn fits(run: &[Candidate], segment_bytes: u64) -> bool {
         [first, .., last] => last.next - first.first,
         _ => 0,
     };
-    bytes <= segment_bytes && run.len() <= SOURCES_MAX && span < u64::from(u32::MAX)
+    bytes <= segment_bytes && run.len() <= SOURCES_MAX && span <= SPAN_MAX
 }
 
 /// The first run of small segments that is long enough.
@@ -148,6 +152,16 @@ mod tests {
         assert_eq!(choose(&segments(&[(500, 200)]), SEGMENT, false), None);
         assert_eq!(choose(&segments(&[(500, 200)]), SEGMENT, true), Some(0..1));
         assert_eq!(choose(&segments(&[(1000, 200)]), SEGMENT, false), Some(0..1));
+    }
+
+    #[test]
+    fn neighbours_with_too_much_between_them_stay_apart() {
+        for (between, run) in [(SPAN_MAX - 200, 0..2), (SPAN_MAX - 199, 0..1)] {
+            let mut candidates = segments(&[(1000, 100), (1000, 200)]);
+            candidates[1].first += between;
+            candidates[1].next += between;
+            assert_eq!(choose(&candidates, SEGMENT, true), Some(run));
+        }
     }
 
     #[test]

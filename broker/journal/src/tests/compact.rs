@@ -133,6 +133,51 @@ fn a_compacted_message_is_read_traced_parked_and_settled_like_any_other() {
     }
 }
 
+/// One refused message holds the floor of its peer for an hour, and everything later is done: what
+/// stands for that must not become a bit for each number of the log.
+#[test]
+fn one_message_that_waits_for_its_retry_costs_nothing_for_what_is_done_behind_it() {
+    const BETWEEN: u64 = 50_000_000;
+    let mut world = world();
+    let refused = publish(&mut world, A.0, 1, &[0; 100])[0];
+    let floor = refused - 1;
+    let mut done = Vec::new();
+    let mut waiting = Vec::new();
+    let mut acked = |world: &mut World| {
+        let numbers = publish(world, A.0, 10, &[0; 100]);
+        world.engine.shared.settle(Settle::acked(A, 5, floor, numbers.clone()));
+        done.push(numbers[3]);
+    };
+    for round in 0..60 {
+        acked(&mut world);
+        if round % 20 == 0 {
+            waiting.push(publish(&mut world, B.0, 1, &[7; 91])[0]);
+        }
+        if round == 30 {
+            // As if that many records had been written, and their segments were gone.
+            world.engine.shared.intake.lock().next_number += BETWEEN;
+        }
+    }
+    let since = Instant::now();
+    tidy_up(&mut world);
+    eprintln!("compacted in {:?}", since.elapsed());
+    assert!(cold_segments(&world) > 1, "nothing was compacted");
+    let bytes = world.disk.bytes_of("checkpoint").unwrap().len();
+    assert!(bytes < 4_000, "a checkpoint of {bytes} bytes");
+    for round in 0..2 {
+        let numbers = |peer| lane(&world, peer, Lane::Open).into_iter().map(|(number, _)| number);
+        assert!(numbers(A).eq([refused]) && numbers(B).eq(waiting.iter().copied()));
+        // What was done is done, and said again it changes nothing.
+        world.engine.shared.settle(Settle::acked(A, 5, floor, done.clone()));
+        let backlog = world.engine.shared.state.lock().backlog(A);
+        assert_eq!((backlog.messages, backlog.floor), (1, floor));
+        if round == 0 {
+            let disk = world.disk.after_crash(Some(u64::MAX), &mut Dice(1));
+            reopen(&mut world, disk);
+        }
+    }
+}
+
 fn reopen(world: &mut World, disk: SimDisk) {
     *world = World::new(disk, options()).unwrap();
     assert!(world.engine.recovered.findings.is_empty(), "{:?}", world.engine.recovered.findings);
