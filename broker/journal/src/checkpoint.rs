@@ -3,7 +3,8 @@
 //!
 //! The bytes are taken by the writer once everything before the position is synced. Settles that came
 //! later may be in it already: replaying them changes nothing, because floors only rise and sets only
-//! grow.
+//! grow. So the journal's part may also be taken much later than the application's, as long as the
+//! segments stay from which the latter is brought up to date.
 //!
 //! ```text
 //! file header 48 (id = position) | u32 length of the journal's part | u32 its CRC
@@ -14,10 +15,12 @@
 use super::format::{FILE_HEADER_BYTES, FileHeader, FileKind, HeaderError, be_u32, be_u64, crc32c};
 use super::held::Held;
 use super::numbers::NumberSet;
-use super::state::{Place, State};
+use super::state::{Place, Segment, State};
+use super::storage::{Disk, is_shortage};
 use bytes::Bytes;
 use restante_protocol::id::{MessageNumber, PeerId};
 use restante_protocol::record::{put_varint, take_varint};
+use std::io;
 
 const FIXED_BYTES: usize = 24;
 
@@ -67,15 +70,19 @@ pub(super) struct TouchedNote {
 }
 
 impl Snapshot {
-    /// What `state` says at this position, where everything before it is durable. Sealed segments
-    /// without anything live are left out: they may go once this snapshot is durable.
+    /// What `state` says, for a log that is replayed from `position` on; everything before it is
+    /// durable. Segments that end before it and have nothing live are left out: they may go once this
+    /// snapshot is durable.
     pub(super) fn of(state: &State, position: MessageNumber, next_segment: u64) -> Snapshot {
-        let segments = state
-            .segments
-            .iter()
-            .filter(|segment| segment.live > 0 || segment.next.is_none())
-            .map(|segment| SegmentNote { id: segment.id, first: segment.first, live: segment.live })
-            .collect();
+        let is_replayed = |segment: &Segment| segment.next.is_none_or(|next| next > position);
+        let note = |segment: &Segment| {
+            // What has come since then does not count yet.
+            let is_later = is_replayed(segment) && state.durable_next > position;
+            let live = if is_later { 0 } else { segment.live };
+            SegmentNote { id: segment.id, first: segment.first, live }
+        };
+        let named = state.segments.iter().filter(|s| s.live > 0 || is_replayed(s));
+        let segments = named.map(note).collect();
         let touched = |held: &&Held| held.is_touched();
         let note = |held: &Held| TouchedNote {
             first: held.first,
@@ -207,6 +214,41 @@ pub(super) fn encode(header: &FileHeader, snapshot: &Snapshot, application: &[u8
     out.extend_from_slice(&journal);
     out.extend_from_slice(application);
     out
+}
+
+/// A checkpoint as it lies on the disk.
+pub(super) struct Stored {
+    pub(super) bytes: Vec<u8>,
+    pub(super) snapshot: Snapshot,
+    pub(super) application: Bytes,
+}
+
+/// The newest of those at `paths` that are sound, the first of two that were taken at one position.
+///
+/// # Errors
+/// Want of file handles or memory: there may be one.
+pub(super) fn newest(disk: &dyn Disk, paths: &[&str]) -> io::Result<Option<Stored>> {
+    let mut newest: Option<Stored> = None;
+    for path in paths {
+        let bytes = match read_whole(disk, path) {
+            Err(error) if is_shortage(&error) => return Err(error),
+            read => read.unwrap_or_default(),
+        };
+        let Ok((_, snapshot, application)) = decode(&bytes) else { continue };
+        if newest.as_ref().is_none_or(|newest| newest.snapshot.position < snapshot.position) {
+            newest = Some(Stored { bytes, snapshot, application });
+        }
+    }
+    Ok(newest)
+}
+
+/// All bytes of a file.
+pub(super) fn read_whole(disk: &dyn Disk, path: &str) -> io::Result<Vec<u8>> {
+    let file = disk.open(path)?;
+    let len = file.length()?;
+    let mut bytes = Vec::new();
+    file.read_at(0, usize::try_from(len).unwrap_or(usize::MAX), &mut bytes)?;
+    Ok(bytes)
 }
 
 /// Reads a checkpoint file whole.

@@ -83,9 +83,10 @@ impl Keeper {
         if self.shared.is_dead() {
             return;
         }
-        let steps: [fn(&mut Keeper) -> io::Result<()>; 5] = [
+        let steps: [fn(&mut Keeper) -> io::Result<()>; 6] = [
             |keeper| keeper.write_indexes(),
             |keeper| keeper.write_checkpoint(),
+            |keeper| keeper.make_way(),
             |keeper| keeper.shared.drop_old_history(),
             |keeper| keeper.shared.make_ready(),
             |keeper| keeper.compact(),
@@ -112,6 +113,11 @@ impl Keeper {
     /// Does a slice of compaction.
     pub(super) fn compact(&mut self) -> io::Result<()> {
         self.rest = None;
+        // A segment that the writer waits for is not given up for a copy.
+        let is_waited_for = self.shared.keeper.lock().stalled;
+        if is_waited_for && !self.shared.pool.lock().ready.is_empty() {
+            return Ok(());
+        }
         self.rest = self.compactor.turn(&self.shared, Instant::now(), self.eager)?;
         while self.eager && self.rest.is_some() {
             self.rest = self.compactor.turn(&self.shared, Instant::now(), true)?;
@@ -151,29 +157,85 @@ impl Keeper {
 
     fn write_checkpoint(&mut self) -> io::Result<()> {
         let Some(job) = self.shared.keeper.lock().checkpoint.take() else { return Ok(()) };
-        let CheckpointJob { mut snapshot, application } = job;
-        snapshot.keep_unindexed(&self.shared.state.lock());
+        let CheckpointJob { mut snapshot, application, mut moves } = job;
+        let next_segment = self.shared.pool.lock().next_segment;
+        {
+            let state = self.shared.state.lock();
+            if moves != state.moves {
+                // It names what is gone, or not what stands for it.
+                snapshot = Snapshot::of(&state, snapshot.position, next_segment);
+                moves = state.moves;
+            }
+            snapshot.keep_unindexed(&state);
+        }
+        if let Err(error) = self.put_checkpoint(&snapshot, &application) {
+            // It is tried again, unless a newer one comes first.
+            let job = CheckpointJob { snapshot, application, moves };
+            self.shared.keeper.lock().checkpoint.get_or_insert(job);
+            return Err(error);
+        }
+        self.let_go(&snapshot)
+    }
+
+    /// Lets segments go for a writer that waits for room, if there are any that may: the checkpoint that
+    /// would say so waits behind what the writer waits with. The last one is written again instead, with
+    /// what is known now of the log before its position.
+    fn make_way(&mut self) -> io::Result<()> {
+        if !self.shared.keeper.lock().stalled || self.shared.pins.any() {
+            return Ok(());
+        }
+        let covered = self.compactor.covered;
+        let may_go = |s: &Segment| is_done(s) && s.next.is_some_and(|next| next <= covered);
+        let is_any = !self.shared.pool.lock().retired.is_empty()
+            || self.shared.state.lock().segments.iter().any(may_go);
+        if !is_any {
+            return Ok(());
+        }
+        let Some(last) = checkpoint::newest(&*self.shared.disk, &CHECKPOINT_PATHS)? else {
+            return Ok(());
+        };
+        let next_segment = self.shared.pool.lock().next_segment;
+        let snapshot = {
+            let state = self.shared.state.lock();
+            let mut snapshot = Snapshot::of(&state, last.snapshot.position, next_segment);
+            snapshot.keep_unindexed(&state);
+            snapshot
+        };
+        self.put_checkpoint(&snapshot, &last.application)?;
+        self.let_go(&snapshot)
+    }
+
+    /// Writes both copies of a checkpoint.
+    fn put_checkpoint(&mut self, snapshot: &Snapshot, application: &[u8]) -> io::Result<()> {
         let header = self.shared.header(FileKind::Checkpoint, snapshot.position);
-        let bytes = checkpoint::encode(&header, &snapshot, &application);
-        let kept: HashSet<u64> = snapshot.segments.iter().map(|note| note.id).collect();
+        let bytes = checkpoint::encode(&header, snapshot, application);
+        let kept = kept_by(snapshot);
         let frees = !self.shared.pool.lock().retired.is_empty()
-            || self.shared.state.lock().segments.iter().any(|s| is_let_go(s, &snapshot, &kept));
+            || self.shared.state.lock().segments.iter().any(|s| is_let_go(s, snapshot, &kept));
         let purpose = if frees { Purpose::Reclaim } else { Purpose::Checkpoint };
         // Nothing goes before both are durable: either of them and the log behind it are enough.
         let put = |path: &&str| self.shared.put_file(purpose, path, &bytes);
-        if let Err(error) = CHECKPOINT_PATHS.iter().try_for_each(put) {
-            // It is tried again, unless a newer one comes first.
-            let job = CheckpointJob { snapshot, application };
-            self.shared.keeper.lock().checkpoint.get_or_insert(job);
-            return Err(error);
+        match CHECKPOINT_PATHS.iter().try_for_each(put) {
+            Err(error)
+                if is_full(&error) && frees && self.shared.give_up_copy(bytes.len() as u64)? =>
+            {
+                CHECKPOINT_PATHS.iter().try_for_each(put)?;
+            }
+            written => written?,
         }
         let size = (bytes.len() * CHECKPOINT_PATHS.len()) as u64;
         self.shared.checkpoint_bytes.store(size, Ordering::Relaxed);
         self.shared.disk.sync_dir("")?;
         self.compactor.covered = snapshot.position;
+        Ok(())
+    }
+
+    /// Gives back what a durable checkpoint does not name.
+    fn let_go(&mut self, snapshot: &Snapshot) -> io::Result<()> {
+        let kept = kept_by(snapshot);
         let gone: Vec<u64> = {
             let state = self.shared.state.lock();
-            let let_go = state.segments.iter().filter(|s| is_let_go(s, &snapshot, &kept));
+            let let_go = state.segments.iter().filter(|s| is_let_go(s, snapshot, &kept));
             let_go.map(|segment| segment.id).collect()
         };
         gone.into_iter().try_for_each(|id| self.shared.reclaim(id))?;
@@ -230,9 +292,17 @@ impl Keeper {
 /// has to wait until that is in its file.
 fn is_let_go(segment: &Segment, snapshot: &Snapshot, kept: &HashSet<u64>) -> bool {
     segment.next.is_some_and(|next| next <= snapshot.position)
-        && segment.live == 0
-        && matches!(segment.index, Place::File)
+        && is_done(segment)
         && !kept.contains(&segment.id)
+}
+
+/// Whether nothing of a segment is live, and its index is where its history is made of it.
+fn is_done(segment: &Segment) -> bool {
+    segment.live == 0 && matches!(segment.index, Place::File)
+}
+
+fn kept_by(snapshot: &Snapshot) -> HashSet<u64> {
+    snapshot.segments.iter().map(|note| note.id).collect()
 }
 
 impl Shared {
@@ -319,6 +389,7 @@ impl Shared {
             };
             let segment = state.segments.remove(place);
             state.dead = state.dead.saturating_sub(1);
+            state.moves += 1;
             segment
         };
         self.free_file(id, segment.file_bytes)

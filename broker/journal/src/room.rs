@@ -12,14 +12,22 @@
 //! checkpoints, take the room of a spare or ready segment when there is no other. So acks go on with
 //! nothing free at all, and what they make dead, or so thin that little has to be copied, is given
 //! back. A reserve that is no longer whole keeps the door closed until it is.
+//!
+//! Should the log need a segment when there is none, the writer waits, and every checkpoint with it.
+//! Then the last checkpoint is written again, with the room of the history or of its own second copy if
+//! there is no other, and lets go what was done before its position.
 
+use super::checkpoint;
 use super::index::replace_file;
-use super::keeper::Keeper;
+use super::keeper::{CHECKPOINT_PATHS, Keeper};
 use super::shared::Shared;
 use super::storage::{Disk, is_full};
 use restante_actors::events;
 use restante_protocol::refusal::{Code, Refusal};
 use std::io;
+
+/// Room on a disk is given in blocks of this size, or of one that divides it or is larger.
+const BLOCK_BYTES: u64 = 4096;
 
 /// What room that is kept may be given up for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,8 +86,41 @@ impl Shared {
                 None => None,
             }
         };
-        let Some(path) = path else { return Ok(false) };
-        give_up(&*self.disk, &path)?;
+        match path {
+            Some(path) => give_up(&*self.disk, &path)?,
+            None => return Ok(purpose == Purpose::Reclaim && self.give_up_history()?),
+        }
+        Ok(true)
+    }
+
+    /// Gives the room of the oldest history back to the disk. Says whether there was any that may go.
+    fn give_up_history(&self) -> io::Result<bool> {
+        let Some(_leave) = self.pins.removal() else { return Ok(false) };
+        let oldest = {
+            let mut pool = self.pool.lock();
+            let oldest = pool.history.iter().enumerate().min_by_key(|(_, n)| (n.kept_ms, n.id));
+            let place = oldest.map(|(place, _)| place);
+            place.map(|place| pool.history.swap_remove(place))
+        };
+        let Some(oldest) = oldest else { return Ok(false) };
+        self.disk.unlink(&oldest.path())?;
+        self.disk.sync_dir("history")?;
+        Ok(true)
+    }
+
+    /// Gives up the second copy of the checkpoint for the room to write a new one of `bytes` bytes, if
+    /// that is as much and the first is sound. Says whether it did.
+    pub(super) fn give_up_copy(&self, bytes: u64) -> io::Result<bool> {
+        let [first, second] = CHECKPOINT_PATHS;
+        let room = self.disk.open(second).and_then(|file| file.length()).unwrap_or(0);
+        let is_enough = room > 0 && bytes <= room.next_multiple_of(BLOCK_BYTES);
+        if !is_enough || checkpoint::newest(&*self.disk, &[first])?.is_none() {
+            return Ok(false);
+        }
+        // The first is what it is also after a crash, before the second goes.
+        self.disk.sync_dir("")?;
+        self.disk.unlink(second)?;
+        self.disk.sync_dir("")?;
         Ok(true)
     }
 }

@@ -152,12 +152,16 @@ pub(super) struct KeeperWork {
     pub(super) checkpoint: Option<CheckpointJob>,
     pub(super) wake: bool,
     pub(super) closing: bool,
+    /// The writer waits for room, and so does every checkpoint behind what it waits with.
+    pub(super) stalled: bool,
 }
 
 /// A checkpoint to be written.
 pub(super) struct CheckpointJob {
     pub(super) snapshot: super::checkpoint::Snapshot,
     pub(super) application: Bytes,
+    /// [`State::moves`] when the snapshot was taken.
+    pub(super) moves: u64,
 }
 
 /// What the writer's wait ended with.

@@ -32,6 +32,9 @@ pub(super) struct State {
     /// Whether what is live of a sealed segment has halved since someone asked: it may be worth
     /// copying.
     pub(super) thinner: bool,
+    /// How often segments have gone or have been made one: what named them before names what may not
+    /// be there.
+    pub(super) moves: u64,
     /// Stretches of numbers whose records are damaged, ascending: first, and one past the last.
     pub(super) lost: Vec<(MessageNumber, MessageNumber)>,
 }

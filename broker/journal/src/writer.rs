@@ -112,14 +112,17 @@ impl Writer {
     /// waits.
     pub(super) fn turn(&mut self, items: &mut Vec<Item>) {
         let mut stalled = std::mem::take(&mut self.stalled);
-        if stalled.is_empty() {
-            self.work(&mut items.drain(..));
-        } else {
+        let was_stalled = !stalled.is_empty();
+        if was_stalled {
             stalled.extend(items.drain(..));
             self.work(&mut stalled.drain(..));
+        } else {
+            self.work(&mut items.drain(..));
         }
         if !self.stalled.is_empty() {
             self.stay_stalled();
+        } else if was_stalled {
+            self.shared.keeper.lock().stalled = false;
         }
     }
 
@@ -154,8 +157,9 @@ impl Writer {
         self.stalled.extend(items);
     }
 
-    /// There is no room, and the reserve is used up. Nothing is confirmed meanwhile, and nothing
-    /// waits for ever: a journal that is to be closed or has too much in hand gives up by name.
+    /// There is no room, and the reserve is used up. Nothing is confirmed meanwhile, while the keeper
+    /// makes what room it can; and nothing waits for ever: a journal that is to be closed or has too
+    /// much in hand gives up by name.
     fn stay_stalled(&mut self) {
         let waiting = self.stalled.iter().map(|item| match item {
             Item::Records { batch, .. } => batch.bytes.len(),
@@ -168,6 +172,7 @@ impl Writer {
             let mut stalled = std::mem::take(&mut self.stalled);
             return self.work(&mut stalled.drain(..));
         }
+        self.shared.keeper.lock().stalled = true;
         self.shared.wake_keeper();
     }
 
@@ -329,13 +334,13 @@ impl Writer {
         }
         let next_segment = self.shared.pool.lock().next_segment;
         let oldest = self.shared.oldest_number();
-        let snapshot = {
+        let (snapshot, moves) = {
             let mut state = self.shared.state.lock();
             state.forget_peers(oldest);
-            Snapshot::of(&state, self.next, next_segment)
+            (Snapshot::of(&state, self.next, next_segment), state.moves)
         };
         let mut keeper = self.shared.keeper.lock();
-        keeper.checkpoint = Some(CheckpointJob { snapshot, application });
+        keeper.checkpoint = Some(CheckpointJob { snapshot, application, moves });
         keeper.wake = true;
         drop(keeper);
         self.shared.keeper_wake.notify_one();

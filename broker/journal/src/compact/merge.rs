@@ -42,6 +42,7 @@ impl State {
         let dead = self.segments[from..to].iter().filter(|segment| segment.live == 0).count();
         self.dead = self.dead.saturating_sub(dead) + usize::from(cold.live == 0);
         self.segments.splice(from..to, [cold]);
+        self.moves += 1;
         true
     }
 }

@@ -3,7 +3,7 @@
 //! Both are written before anything goes that only they make dispensable, so that either of them and
 //! the log behind it are the whole truth, whichever is newer.
 
-use super::super::checkpoint::{self, Snapshot};
+use super::super::checkpoint::{self, Snapshot, read_whole};
 use super::super::error::OpenError;
 use super::super::format::HeaderError;
 use super::super::index::replace_file;
@@ -126,12 +126,4 @@ impl Checkpoints {
         }
         Ok(findings)
     }
-}
-
-fn read_whole(disk: &dyn Disk, path: &str) -> io::Result<Vec<u8>> {
-    let file = disk.open(path)?;
-    let len = file.length()?;
-    let mut bytes = Vec::new();
-    file.read_at(0, usize::try_from(len).unwrap_or(usize::MAX), &mut bytes)?;
-    Ok(bytes)
 }

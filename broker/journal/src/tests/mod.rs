@@ -22,6 +22,7 @@ mod reopen;
 mod rig;
 mod settles;
 mod sick;
+mod stalled;
 mod stress;
 mod threads;
 mod tight;
