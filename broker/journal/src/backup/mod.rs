@@ -1,7 +1,7 @@
 //! Copies of a journal, taken while it runs, and laid out again.
 //!
 //! ```text
-//! pin ─► newest checkpoint ─► where the log ends ─► copy segments up to there ─► manifest ─► unpin
+//! pin ─► newest checkpoint, and where the log ends ─► copy segments up to there ─► manifest ─► unpin
 //! ```
 //!
 //! While a copy is taken nothing is given back and nothing is written over; commits go on and are not

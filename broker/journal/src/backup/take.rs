@@ -25,6 +25,17 @@ struct Wanted {
     data_end: Option<u64>,
 }
 
+/// What is to be copied.
+struct Plan {
+    checkpoint: Option<Vec<u8>>,
+    segments: Vec<Wanted>,
+    /// Where the log ends.
+    next: MessageNumber,
+}
+
+/// Checkpoints that may become durable while one is looked at, one after the other.
+const CHECKPOINTS_MAX: usize = 100;
+
 /// Copies the journal into `dir`, which must not exist or be empty.
 pub(crate) fn take(shared: &Shared, dir: &Path) -> Result<BackupTaken, Refusal> {
     if let Some(refusal) = shared.unavailable() {
@@ -74,9 +85,14 @@ fn copy_all(shared: &Shared, dir: &Path) -> io::Result<BackupTaken> {
         fs::create_dir(dir.join(name))?;
     }
     let mut files = vec![copy_whole(shared, dir, "lock", FILE_HEADER_BYTES as u64, &go_on)?];
-    let snapshot = copy_checkpoint(shared, dir, &mut files)?;
     // Older than what follows: everything from its position on is in the segments that follow.
-    let (segments, next) = wanted(shared, snapshot.as_ref());
+    let Plan { checkpoint, segments, next } = settle_on(shared, &go_on)?;
+    for path in CHECKPOINT_PATHS {
+        let Some(bytes) = &checkpoint else { break };
+        let mut copy = Copy::create(&dir.join(path))?;
+        copy.push(bytes)?;
+        files.push(copy.finish(path)?);
+    }
     for segment in segments {
         copy_segment(shared, dir, &segment, next, &mut files, &go_on)?;
     }
@@ -119,32 +135,28 @@ fn within_bounds(shared: &Shared, since: Instant) -> io::Result<()> {
     Ok(())
 }
 
-/// Copies the newest sound checkpoint, if there is one.
-fn copy_checkpoint(
-    shared: &Shared,
-    dir: &Path,
-    files: &mut Vec<Entry>,
-) -> io::Result<Option<Snapshot>> {
-    let read = |path: &str| -> io::Result<Vec<u8>> {
-        let file = shared.disk.open(path)?;
-        let mut bytes = Vec::new();
-        file.read_at(0, file.length()? as usize, &mut bytes)?;
-        Ok(bytes)
-    };
-    let sound = CHECKPOINT_PATHS.iter().filter_map(|path| {
-        let bytes = read(path).ok()?;
-        let (_, snapshot, _) = checkpoint::decode(&bytes).ok()?;
-        Some((snapshot, bytes))
-    });
-    let Some((snapshot, bytes)) = sound.max_by_key(|(snapshot, _)| snapshot.position) else {
-        return Ok(None);
-    };
-    for path in CHECKPOINT_PATHS {
-        let mut copy = Copy::create(&dir.join(path))?;
-        copy.push(&bytes)?;
-        files.push(copy.finish(path)?);
+/// The newest checkpoint and what a restart from it needs, and where the log ends. Checkpoints go on
+/// while a backup is taken, and compaction behind them: what is needed was looked up while this one was
+/// the newest, or else what is newer would be taken for what this one let go.
+fn settle_on(shared: &Shared, go_on: &impl Fn() -> io::Result<()>) -> io::Result<Plan> {
+    let read = || checkpoint::newest(&*shared.disk, &CHECKPOINT_PATHS);
+    let mut checkpoint = read()?;
+    for _ in 0..CHECKPOINTS_MAX {
+        go_on()?;
+        let (segments, next) = wanted(shared, checkpoint.as_ref().map(|stored| &stored.snapshot));
+        let since = read()?;
+        let is_newest = match (&checkpoint, &since) {
+            (Some(before), Some(since)) => before.bytes == since.bytes,
+            (before, since) => before.is_none() && since.is_none(),
+        };
+        if is_newest {
+            let checkpoint = checkpoint.map(|stored| stored.bytes);
+            return Ok(Plan { checkpoint, segments, next });
+        }
+        checkpoint = since;
     }
-    Ok(Some(snapshot))
+    let why = format!("given up: {CHECKPOINTS_MAX} checkpoints came before one could be copied");
+    Err(io::Error::new(io::ErrorKind::TimedOut, why))
 }
 
 /// The segments that a restart from this checkpoint needs, and where the log ends.

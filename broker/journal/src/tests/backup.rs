@@ -3,15 +3,19 @@
 use super::super::backup::{restore, take};
 use super::super::format::is_cold;
 use super::super::recovery;
-use super::super::storage::RealDisk;
 use super::super::storage::sim::SimDisk;
+use super::super::storage::{Disk, DiskFile, RealDisk};
+use super::super::writer::Writer;
 use super::super::{Options, checkpoint};
 use super::model::World;
 use super::rig::names;
 use super::{A, B, batch_of, small};
+use bytes::Bytes;
+use parking_lot::Mutex;
 use restante_actors::journal::{Lane, Read, Settle};
 use restante_protocol::id::{MessageNumber, PeerId};
 use restante_protocol::refusal::Code;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -124,6 +128,145 @@ fn a_backup_between_a_compaction_and_its_checkpoint_has_what_was_compacted() {
     restore(&backup, &data).unwrap();
     let engine = recovery::open(Arc::new(RealDisk::new(&data)), options()).unwrap();
     assert_eq!(engine.recovered.findings, [""; 0]);
+    assert_eq!(lane(&engine, B), waiting);
+}
+
+type Then = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
+
+/// A disk on which something is done right after the second copy of the checkpoint has been read.
+struct Interrupted {
+    disk: SimDisk,
+    then: Then,
+}
+
+struct InterruptedFile {
+    file: Arc<dyn DiskFile>,
+    then: Then,
+}
+
+impl Disk for Interrupted {
+    fn create(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.disk.create(path)
+    }
+
+    fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let file = self.disk.open(path)?;
+        let then = Arc::clone(&self.then);
+        Ok(if path == "checkpoint.copy" { Arc::new(InterruptedFile { file, then }) } else { file })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+
+    fn unlink(&self, path: &str) -> io::Result<()> {
+        self.disk.unlink(path)
+    }
+
+    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
+        self.disk.list(dir)
+    }
+
+    fn make_dir(&self, dir: &str) -> io::Result<()> {
+        self.disk.make_dir(dir)
+    }
+
+    fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        self.disk.sync_dir(dir)
+    }
+
+    fn lock(&self, path: &str) -> io::Result<Box<dyn Send + Sync>> {
+        self.disk.lock(path)
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        self.disk.free_bytes()
+    }
+
+    fn describe(&self, path: &str) -> String {
+        self.disk.describe(path)
+    }
+}
+
+impl DiskFile for InterruptedFile {
+    fn length(&self) -> io::Result<u64> {
+        self.file.length()
+    }
+
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        self.file.allocate(bytes)
+    }
+
+    fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.file.write_at(bufs, offset)
+    }
+
+    fn read_at(&self, offset: u64, len: usize, into: &mut Vec<u8>) -> io::Result<usize> {
+        let read = self.file.read_at(offset, len, into);
+        let then = self.then.lock().take();
+        if let Some(then) = then {
+            then();
+        }
+        read
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync()
+    }
+
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        self.file.truncate(len)
+    }
+}
+
+/// The checkpoint that is copied was taken before a segment was sealed; while its copies are written,
+/// the next one covers that segment, which is compacted then.
+#[test]
+fn a_checkpoint_that_comes_while_a_backup_begins_costs_it_no_message() {
+    let then = Then::default();
+    let disk = Interrupted { disk: SimDisk::new(1 << 26), then: Arc::clone(&then) };
+    let engine = recovery::open(Arc::new(disk), options()).unwrap();
+    let recovery::Engine { shared, mut writer, mut keeper, .. } = engine;
+    let write = |writer: &mut Writer| {
+        let mut items = Vec::new();
+        shared.take_work(&mut items);
+        writer.turn(&mut items);
+    };
+    shared.checkpoint(Bytes::from_static(b"first"));
+    write(&mut writer);
+    keeper.turn();
+    let mut waiting = Vec::new();
+    for round in 0..150 {
+        let (peer, count) = if round % 2 == 0 { (A, 20) } else { (B, 2) };
+        let (_, first) =
+            shared.append(batch_of(1, &[peer.0], &vec![&[0; 100][..]; count])).ok().unwrap();
+        write(&mut writer);
+        let numbers: Vec<_> = (first..first + count as u64).collect();
+        match peer {
+            A => shared.settle(Settle::acked(A, 5, first + count as u64 - 1, numbers)),
+            _ => waiting.extend(numbers),
+        }
+        keeper.turn();
+    }
+    let busy = Arc::clone(&shared);
+    *then.lock() = Some(Box::new(move || {
+        busy.checkpoint(Bytes::from_static(b"second"));
+        let mut items = Vec::new();
+        busy.take_work(&mut items);
+        writer.turn(&mut items);
+        keeper.eager = true;
+        keeper.turn();
+        let state = busy.state.lock();
+        assert!(state.segments.iter().any(|s| is_cold(s.id)), "nothing was compacted");
+    }));
+    let dir = tempfile::tempdir().unwrap();
+    let (backup, data) = (dir.path().join("backup"), dir.path().join("data"));
+    take(&shared, &backup).unwrap();
+    assert!(then.lock().is_none(), "nothing came in between");
+    restore(&backup, &data).unwrap();
+    let engine = recovery::open(Arc::new(RealDisk::new(&data)), options()).unwrap();
+    assert_eq!(engine.recovered.findings, [""; 0]);
+    assert_eq!(engine.recovered.checkpoint.as_deref(), Some(&b"second"[..]));
     assert_eq!(lane(&engine, B), waiting);
 }
 
