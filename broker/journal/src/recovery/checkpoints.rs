@@ -8,7 +8,7 @@ use super::super::error::OpenError;
 use super::super::format::HeaderError;
 use super::super::index::replace_file;
 use super::super::keeper::CHECKPOINT_PATHS;
-use super::super::storage::{Disk, is_missing, is_shortage};
+use super::super::storage::{Disk, is_full, is_missing, is_shortage, remove};
 use super::Owner;
 use super::aside::move_aside;
 use bytes::Bytes;
@@ -26,6 +26,8 @@ pub(super) struct Checkpoints {
     sound: Vec<u8>,
     /// Those that are there and are not.
     bad: Vec<Bad>,
+    /// Those that are missing or older than the newest.
+    stale: Vec<&'static str>,
 }
 
 struct Bad {
@@ -37,8 +39,13 @@ struct Bad {
 impl Checkpoints {
     /// Reads all copies and changes nothing. Returns what the newest sound one says, too.
     pub(super) fn read(disk: &dyn Disk, owner: &mut Owner) -> Result<Read, OpenError> {
-        let mut all = Checkpoints { position: None, sound: Vec::new(), bad: Vec::new() };
-        let mut newest = None;
+        let mut all = Checkpoints {
+            position: None,
+            sound: Vec::new(),
+            bad: Vec::new(),
+            stale: CHECKPOINT_PATHS.to_vec(),
+        };
+        let (mut newest, mut read) = (None, Vec::new());
         for path in CHECKPOINT_PATHS {
             let bytes = match read_whole(disk, path) {
                 Ok(bytes) => bytes,
@@ -60,9 +67,10 @@ impl Checkpoints {
                     owner.epoch = owner.epoch.max(header.epoch);
                     if all.position.is_none_or(|position| snapshot.position > position) {
                         all.position = Some(snapshot.position);
-                        all.sound = bytes;
+                        all.sound.clone_from(&bytes);
                         newest = Some((snapshot, application));
                     }
+                    read.push((path, bytes));
                 }
                 Err(newer @ HeaderError::Newer(_)) => {
                     return Err(newer.for_file(&disk.describe(path)));
@@ -72,6 +80,8 @@ impl Checkpoints {
                 }
             }
         }
+        let is_newest = |path| read.iter().any(|(of, bytes)| *of == path && *bytes == all.sound);
+        all.stale.retain(|path| !is_newest(*path) && all.bad.iter().all(|bad| bad.path != *path));
         Ok((all, newest))
     }
 
@@ -107,23 +117,47 @@ impl Checkpoints {
         !self.bad.is_empty()
     }
 
-    /// Sets bad copies aside and writes good ones in their place. Says what it did.
+    /// Sets bad copies aside and writes good ones in their place, and in that of older ones: what is
+    /// written over after this is what only the newest lets go. Says what it did.
     pub(super) fn mend(&self, disk: &dyn Disk) -> io::Result<Vec<String>> {
         let mut findings = Vec::new();
         for Bad { path, detail, .. } in &self.bad {
             let aside = move_aside(disk, path, path)?;
             let instead = match self.position {
                 Some(position) => {
-                    replace_file(disk, path, &self.sound)?;
+                    findings.extend(self.renew(disk, path)?);
                     format!("the copy taken at record {position} is used")
                 }
                 None => "all of the log is read instead".to_owned(),
             };
             findings.push(format!("{path}: {detail}; {instead}; it was set aside as {aside}"));
         }
-        if !self.bad.is_empty() {
+        let stale = if self.is_any_sound() { &self.stale[..] } else { &[] };
+        for path in stale {
+            findings.extend(self.renew(disk, path)?);
+        }
+        if !self.bad.is_empty() || !stale.is_empty() {
             disk.sync_dir("")?;
         }
         Ok(findings)
+    }
+
+    /// Puts the newest in the place of another. Without room for it there is none: one is enough, and
+    /// an older one must not come back.
+    fn renew(&self, disk: &dyn Disk, path: &str) -> io::Result<Option<String>> {
+        let renewed = match replace_file(disk, path, &self.sound) {
+            Err(error) if is_full(&error) => {
+                remove(disk, path)?;
+                replace_file(disk, path, &self.sound)
+            }
+            renewed => renewed,
+        };
+        match renewed {
+            Ok(()) => Ok(None),
+            Err(error) if is_full(&error) => Ok(Some(format!(
+                "{path} is not there for want of room, until the next one: {error}"
+            ))),
+            Err(error) => Err(error),
+        }
     }
 }

@@ -71,6 +71,14 @@ pub(crate) trait DiskFile: Send + Sync {
     fn truncate(&self, len: u64) -> io::Result<()>;
 }
 
+/// Removes a file, or finds that it has gone already.
+pub(super) fn remove(disk: &dyn Disk, path: &str) -> io::Result<()> {
+    match disk.unlink(path) {
+        Err(error) if is_missing(&error) => Ok(()),
+        removed => removed,
+    }
+}
+
 /// Whether an error says that there is no room left.
 #[must_use]
 pub(crate) fn is_full(error: &io::Error) -> bool {

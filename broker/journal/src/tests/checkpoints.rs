@@ -57,6 +57,45 @@ fn either_copy_of_the_checkpoint_is_enough_and_mends_the_other() {
     }
 }
 
+/// The crash came between the two copies; or one was lost since. What the newer lets go is written over
+/// after the opening, so that the older one must not be what is left.
+#[test]
+fn a_copy_that_is_older_or_missing_is_brought_up_to_date_before_anything_is_written_over() {
+    let mut before = Rig::with_history(true);
+    let older = before.disk.bytes_of(COPIES[0]).unwrap();
+    let numbers: Vec<_> = before.lane(A).bodies.into_keys().collect();
+    let floor = *numbers.last().unwrap();
+    before.engine.shared.settle(Settle::acked(A, 5, floor, numbers));
+    before.admin(b"before");
+    before.checkpoint(b"state");
+    before.admin(b"after");
+    let disk = before.crashed();
+    let newer = disk.bytes_of(COPIES[0]).unwrap();
+    assert_ne!(newer, older);
+    for (copy, other) in [(COPIES[0], COPIES[1]), (COPIES[1], COPIES[0])] {
+        for is_there in [true, false] {
+            let stale = disk.copy();
+            match is_there {
+                true => stale.damage(copy, |bytes| bytes.clone_from(&older)),
+                false => stale.unlink(copy).unwrap(),
+            }
+            let one = stale.copy();
+            let rig = reopened(&before, &one);
+            assert_eq!(rig.said(), "", "{copy}");
+            assert!(COPIES.iter().all(|copy| one.bytes_of(copy).as_ref() == Some(&newer)));
+            drop(rig);
+            one.damage(other, |bytes| bytes[60] ^= 1);
+            assert!(reopened(&before, &one).said().contains("set aside"), "{other}");
+
+            // Without room for it the older one goes, and the opening goes on.
+            let full = stale;
+            full.set_capacity(0);
+            assert!(reopened(&before, &full).said().contains("for want of room"), "{copy}");
+            assert_eq!(full.bytes_of(copy), None);
+        }
+    }
+}
+
 #[test]
 fn without_a_checkpoint_a_log_that_is_not_whole_is_refused_and_left_alone() {
     let disk = Rig::with_history(true).crashed();
