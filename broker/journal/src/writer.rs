@@ -18,7 +18,7 @@ use super::format::{
 use super::refs::Ref;
 use super::shared::{CheckpointJob, Item, Ready, Shared, Wake, header_of};
 use super::state::{Place, Segment, Stage};
-use super::storage::is_full;
+use super::storage::{is_full, is_shortage};
 use bytes::Bytes;
 use restante_actors::journal::{Batch, BatchRecord, End, Ticket};
 use restante_protocol::id::{MessageNumber, PeerId};
@@ -61,9 +61,11 @@ pub(super) struct Writer {
     /// Whether the log ends with a mark.
     marked: bool,
     last_ticket: Ticket,
-    /// What has to wait until there is room for another segment; empty unless the disk is full and
-    /// the reserve used up.
+    /// What has to wait until there is another segment; empty unless the reserve is used up and the
+    /// disk is full, or no file can be opened.
     stalled: VecDeque<Item>,
+    /// What there is no segment for want of.
+    want: Option<io::Error>,
     closed: bool,
 }
 
@@ -89,6 +91,7 @@ impl Writer {
             marked: true,
             last_ticket: Ticket(0),
             stalled: VecDeque::new(),
+            want: None,
             closed: false,
         }
     }
@@ -168,7 +171,9 @@ impl Writer {
         let too_much = waiting.sum::<usize>() > 2 * self.shared.caps.append_bytes_max;
         let closing = self.stalled.iter().any(|item| matches!(item, Item::Close));
         if too_much || closing {
-            self.shared.poison("allocating a segment", &io::ErrorKind::StorageFull.into());
+            let full = || io::ErrorKind::StorageFull.into();
+            let want = self.want.take().unwrap_or_else(full);
+            self.shared.poison("allocating a segment", &want);
             let mut stalled = std::mem::take(&mut self.stalled);
             return self.work(&mut stalled.drain(..));
         }
@@ -277,11 +282,15 @@ impl Writer {
     }
 
     /// Seals the active segment, whose last commit is synced, and goes on in a ready one. Says whether
-    /// it does; if not, there is no room for one now or the journal is poisoned.
+    /// it does; if not, there is none for the moment or the journal is poisoned.
     fn next_segment(&mut self, first: MessageNumber) -> bool {
         let ready = match self.shared.take_ready() {
             Ok(ready) => ready,
-            Err(error) if is_full(&error) => return false,
+            // Nothing has failed that was begun: it is tried again.
+            Err(error) if is_full(&error) || is_shortage(&error) => {
+                self.want = Some(error);
+                return false;
+            }
             Err(error) => {
                 self.shared.poison("allocating a segment", &error);
                 return false;
@@ -351,7 +360,7 @@ impl Writer {
         let room = record_bytes(body.len());
         let fits = self.offset + room as u64 <= self.active.bytes;
         if !fits && !self.shared.is_dead() && !self.next_segment(self.next) {
-            return Err(io::ErrorKind::StorageFull.into());
+            return Err(self.want.take().unwrap_or_else(|| io::ErrorKind::StorageFull.into()));
         }
         if self.shared.is_dead() {
             return Err(io::Error::other("the journal is poisoned"));

@@ -170,3 +170,19 @@ fn a_log_whose_last_segment_went_into_a_copy_gets_what_was_copied() {
     let changes = stall(&mut world);
     goes_on(world, &of_b, &changes);
 }
+
+#[test]
+fn a_log_that_is_short_of_file_handles_waits_for_one() {
+    let mut world = World::new(SimDisk::new(DISK), options(0)).unwrap();
+    world.disk.open_at_most(0);
+    let changes = stall(&mut world);
+    world.engine.keeper.turn();
+    world.write();
+    let shared = &world.engine.shared;
+    assert!(is_stalled(&world) && !shared.is_dead(), "{:?}", shared.refusal());
+    world.disk.open_at_most(usize::MAX);
+    world.write();
+    assert!(!is_stalled(&world));
+    let engine = recovery::open(Arc::new(world.disk.copy()), options(0)).unwrap();
+    assert_eq!(engine.recovered.admin, changes, "all of them, in order");
+}
