@@ -60,11 +60,11 @@ impl Shared {
 
     /// Does what needs room, with that of spare segments and of ready ones as far as they are left for
     /// this, if the disk has no other. `attempt` leaves nothing behind where it fails.
-    pub(super) fn with_room(
+    pub(super) fn with_room<T>(
         &self,
         purpose: Purpose,
-        attempt: impl Fn() -> io::Result<()>,
-    ) -> io::Result<()> {
+        attempt: impl Fn() -> io::Result<T>,
+    ) -> io::Result<T> {
         loop {
             match attempt() {
                 Err(error) if is_full(&error) && self.give_up_one(purpose)? => {}

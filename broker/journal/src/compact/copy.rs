@@ -12,13 +12,14 @@ use super::super::reader::extents;
 use super::super::refs::{Ref, Refs};
 use super::super::room::Purpose;
 use super::super::shared::Shared;
-use super::super::storage::DiskFile;
+use super::super::storage::{DiskFile, is_full};
 use restante_protocol::id::{MessageNumber, PeerId};
 use restante_protocol::record::{
     MESSAGE_FIXED_BYTES, MessageRecord, RECORD_HEADER_BYTES, RecordKind,
 };
 use std::io::{self, IoSlice};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Bytes copied and synced in one slice, about: a commit waits for no more than that.
 const SLICE_BYTES: usize = 1024 * 1024;
@@ -77,15 +78,26 @@ impl Copying {
         let none = || Unmovable::Source(id, "there is nothing to be copied".to_owned());
         let ((first, next), first_source) = range.zip(sources.first()).ok_or_else(none)?;
         let temporary = format!("segments/{id:012x}.new");
-        let file = shared.disk.create(&temporary).map_err(|error| {
-            Unmovable::Source(*first_source, format!("no copy of it can be begun: {error}"))
-        })?;
         // So that a full disk never strikes inside a copy, and nobody else takes the room that was
         // given up for it.
-        if let Err(error) = shared.with_room(Purpose::Copy, || file.allocate(bytes)) {
-            let _ = shared.disk.unlink(&temporary);
-            return Err(error.into());
-        }
+        // What the copy does not use is cut off at its end, and is there for the checkpoint behind which
+        // the sources go.
+        let room = bytes + shared.checkpoint_bytes.load(Ordering::Relaxed);
+        let begin = || {
+            let file = shared.disk.create(&temporary)?;
+            file.allocate(room).map(|()| file)
+        };
+        let attempt = || {
+            begin().inspect_err(|_| {
+                let _ = shared.disk.unlink(&temporary);
+            })
+        };
+        let file = shared.with_room(Purpose::Copy, attempt).map_err(|error| {
+            if is_full(&error) {
+                return Unmovable::Io(error);
+            }
+            Unmovable::Source(*first_source, format!("no copy of it can be begun: {error}"))
+        })?;
         let mut buffer = shared.header(FileKind::Segment, id).encode().to_vec();
         buffer.resize(SEGMENT_HEADER_BYTES as usize, 0);
         Ok(Copying {

@@ -5,7 +5,7 @@ use super::super::format::{SEGMENT_HEADER_BYTES, is_cold, record_bytes};
 use super::super::recovery::Engine;
 use super::super::shared::Shared;
 use super::super::storage::Disk;
-use super::super::storage::sim::{Dice, Ill, SimDisk};
+use super::super::storage::sim::{Dice, Fault, Ill, SimDisk};
 use super::model::World;
 use super::{A, B, batch_of, small};
 use restante_actors::journal::{Ended, Lane, Read, Settle};
@@ -484,6 +484,26 @@ fn a_segment_that_cannot_be_opened_stays_as_it_is_until_it_is_tried_again() {
     tidy_up(&mut world);
     assert!(!is_there(&world), "it has healed");
     assert_eq!(lane(&world, B, Lane::Open), waiting);
+}
+
+/// Not even the name of the copy has room: a full disk is no reason to leave its source alone.
+#[test]
+fn a_copy_that_cannot_be_created_for_want_of_room_takes_that_of_the_reserve() {
+    let segments = |fault: bool| {
+        let mut world = world();
+        let waiting = mixed(&mut world, 200);
+        world.checkpoint();
+        world.engine.keeper.turn();
+        world.engine.keeper.eager = true;
+        if fault {
+            world.disk.fault_at(world.disk.steps() + 1, Fault::Full);
+        }
+        world.engine.keeper.compact().unwrap();
+        assert_eq!(lane(&world, B, Lane::Open), waiting);
+        let state = world.engine.shared.state.lock();
+        state.segments.iter().map(|segment| (segment.first, segment.live)).collect::<Vec<_>>()
+    };
+    assert_eq!(segments(true), segments(false));
 }
 
 /// As [`NOW_MS`]: the tests run side by side.
