@@ -7,7 +7,7 @@
 
 use super::index::{IndexError, IndexFile};
 use super::shared::Shared;
-use super::storage::is_shortage;
+use super::storage::{is_shortage, remove};
 use restante_protocol::id::MessageNumber;
 use std::io;
 
@@ -53,7 +53,7 @@ impl Shared {
             Ok(index) if index.has_history() => index.history_bytes(),
             Err(IndexError::Io(error)) if is_shortage(&error) => return Err(error),
             // It answers nothing, or nothing any more; what it was about is done and gone.
-            Ok(_) | Err(_) => return self.disk.unlink(&from),
+            Ok(_) | Err(_) => return remove(&*self.disk, &from),
         };
         let note = HistoryNote { id, first, next, bytes, kept_ms: (self.options.now_ms)() };
         let file = self.disk.open(&from)?;
@@ -82,7 +82,7 @@ impl Shared {
                 }
                 pool.history.swap_remove(place)
             };
-            self.disk.unlink(&gone.path())?;
+            remove(&*self.disk, &gone.path())?;
         }
     }
 

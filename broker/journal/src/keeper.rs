@@ -13,8 +13,9 @@ use super::room::Purpose;
 use super::segment;
 use super::shared::{CheckpointJob, Ready, Shared, Spare};
 use super::state::{Place, Segment};
-use super::storage::{is_full, is_shortage};
+use super::storage::{DiskFile, is_full, is_missing, is_shortage, remove};
 use foldhash::HashSet;
+use restante_actors::events;
 use restante_actors::journal::{End, Ticket};
 use restante_protocol::id::MessageNumber;
 use std::io;
@@ -359,10 +360,30 @@ impl Shared {
 
     fn prepare_one(&self) -> io::Result<Ready> {
         let id = self.next_segment_id();
-        let spare = self.pool.lock().spares.pop();
         let header = self.header(FileKind::Segment, id);
-        segment::prepare(&*self.disk, &header, self.options.segment_bytes, spare.as_ref())
-            .inspect_err(|_| self.pool.lock().spares.extend(spare))
+        let spare = self.open_spare()?;
+        let used = spare.as_ref().map(|(spare, file)| (spare, file));
+        segment::prepare(&*self.disk, &header, self.options.segment_bytes, used)
+            .inspect_err(|_| self.pool.lock().spares.extend(spare.map(|(spare, _)| spare)))
+    }
+
+    /// A spare segment to be used, if there is one. One that cannot be opened is forgotten: there is
+    /// nothing in it.
+    fn open_spare(&self) -> io::Result<Option<(Spare, Arc<dyn DiskFile>)>> {
+        loop {
+            let Some(spare) = self.pool.lock().spares.pop() else { return Ok(None) };
+            match self.disk.open(&spare.path) {
+                Ok(file) => return Ok(Some((spare, file))),
+                Err(error) if is_shortage(&error) => {
+                    self.pool.lock().spares.push(spare);
+                    return Err(error);
+                }
+                Err(error) => {
+                    let path = spare.path;
+                    events::journal_finding(&format!("{path} is not written again: {error}"));
+                }
+            }
+        }
     }
 
     /// Gives the room of a segment back: nothing in it is live, and a checkpoint says so. Its file
@@ -402,13 +423,16 @@ impl Shared {
         let wanted = self.pool.lock().spares.len() < self.options.spare_segments_max;
         if wanted && file_bytes == self.options.segment_bytes {
             let spare = format!("segments/{id:012x}.spare");
-            self.disk.rename(&path, &spare)?;
+            match self.disk.rename(&path, &spare) {
+                // Somebody has removed it.
+                Err(error) if is_missing(&error) => return Ok(()),
+                renamed => renamed?,
+            }
             // Before its header may be written anew, its old name must be gone for good.
             self.disk.sync_dir("segments")?;
             self.pool.lock().spares.push(Spare { path: spare, filled: true });
-        } else {
-            self.disk.unlink(&path)?;
+            return Ok(());
         }
-        Ok(())
+        remove(&*self.disk, &path)
     }
 }

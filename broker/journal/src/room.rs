@@ -21,7 +21,7 @@ use super::checkpoint;
 use super::index::replace_file;
 use super::keeper::{CHECKPOINT_PATHS, Keeper};
 use super::shared::Shared;
-use super::storage::{Disk, is_full};
+use super::storage::{Disk, is_full, remove};
 use restante_actors::events;
 use restante_protocol::refusal::{Code, Refusal};
 use std::io;
@@ -103,7 +103,7 @@ impl Shared {
             place.map(|place| pool.history.swap_remove(place))
         };
         let Some(oldest) = oldest else { return Ok(false) };
-        self.disk.unlink(&oldest.path())?;
+        remove(&*self.disk, &oldest.path())?;
         self.disk.sync_dir("history")?;
         Ok(true)
     }
@@ -119,7 +119,7 @@ impl Shared {
         }
         // The first is what it is also after a crash, before the second goes.
         self.disk.sync_dir("")?;
-        self.disk.unlink(second)?;
+        remove(&*self.disk, second)?;
         self.disk.sync_dir("")?;
         Ok(true)
     }
@@ -127,7 +127,7 @@ impl Shared {
 
 /// Removes a file that holds nothing, for its room.
 pub(super) fn give_up(disk: &dyn Disk, path: &str) -> io::Result<()> {
-    disk.unlink(path)?;
+    remove(disk, path)?;
     // Some file systems give the room back once the removal is durable.
     disk.sync_dir("segments")
 }

@@ -24,13 +24,13 @@ pub(super) fn prepare(
     disk: &dyn Disk,
     header: &FileHeader,
     bytes: u64,
-    spare: Option<&Spare>,
+    spare: Option<(&Spare, &Arc<dyn DiskFile>)>,
 ) -> io::Result<Ready> {
     let (id, path) = (header.id, Shared::segment_path(header.id));
     let fresh = format!("segments/{id:012x}.new");
     let make = || -> io::Result<Arc<dyn DiskFile>> {
         let (name, file) = match spare {
-            Some(spare) => (&spare.path[..], disk.open(&spare.path)?),
+            Some((spare, file)) => (&spare.path[..], Arc::clone(file)),
             None => {
                 let file = disk.create(&fresh)?;
                 file.allocate(bytes)?;
@@ -45,10 +45,11 @@ pub(super) fn prepare(
     };
     let file = make().inspect_err(|_| match spare {
         // Only the last step can have failed where it has its new name already.
-        Some(spare) => drop(disk.rename(&path, &spare.path)),
+        Some((spare, _)) => drop(disk.rename(&path, &spare.path)),
         None => drop((disk.unlink(&fresh), disk.unlink(&path))),
     })?;
-    let filled = if spare.is_some_and(|spare| spare.filled) { bytes } else { SEGMENT_HEADER_BYTES };
+    let filled =
+        if spare.is_some_and(|(spare, _)| spare.filled) { bytes } else { SEGMENT_HEADER_BYTES };
     Ok(Ready { id, file, bytes, filled })
 }
 

@@ -34,7 +34,7 @@ use super::index::IndexFacts;
 use super::room::Purpose;
 use super::shared::{Retired, Shared};
 use super::state::{Place, Segment};
-use super::storage::is_full;
+use super::storage::{is_full, remove};
 use copy::{Copying, Live, Unmovable};
 use foldhash::{HashMap, HashSet};
 use merge::Share;
@@ -310,8 +310,8 @@ impl Compactor {
         shared.pool.lock().retired.retain(|retired| !copied.contains(&retired.id));
         let now_ms = (shared.options.now_ms)();
         self.unmovable.extend(copied.into_iter().map(|id| (id, now_ms)));
-        shared.disk.unlink(&Shared::index_path(id))?;
-        shared.disk.unlink(&Shared::segment_path(id))
+        remove(&*shared.disk, &Shared::index_path(id))?;
+        remove(&*shared.disk, &Shared::segment_path(id))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::super::Options;
 use super::super::format::{FileHeader, FileKind};
+use super::super::history::HistoryNote;
 use super::super::segment;
 use super::super::shared::{Shared, Spare};
 use super::super::state::Place;
@@ -152,13 +153,14 @@ fn a_segment_that_cannot_be_made_ready_leaves_nothing_behind() {
             let disk = SimDisk::new(DISK);
             disk.make_dir("segments").expect("a directory");
             let spare = Spare { path: "segments/000000000005.spare".to_owned(), filled: true };
-            if with_spare {
+            let used = with_spare.then(|| {
                 let file = disk.create(&spare.path).expect("a file");
                 file.allocate(SEGMENT).expect("room");
-            }
+                file
+            });
             let before = disk.list("segments").expect("a directory");
             disk.fault_at(disk.steps() + step, Fault::Full);
-            let spare = Some(&spare).filter(|_| with_spare);
+            let spare = used.as_ref().map(|file| (&spare, file));
             if segment::prepare(&disk, &header, SEGMENT, spare).is_ok() {
                 let left = disk.list("segments").expect("a directory");
                 assert_eq!(left, ["000000000009.seg"]);
@@ -185,4 +187,48 @@ fn a_spare_segment_that_could_not_be_used_is_used_later() {
     assert!(disk.bytes_of(&path).is_none() && world.engine.shared.pool.lock().spares.is_empty());
     let first = world.engine.shared.pool.lock().ready[0].id;
     assert!(disk.bytes_of(&Shared::segment_path(first)).is_some());
+}
+
+#[test]
+fn files_that_somebody_has_removed_are_gone_and_no_more() {
+    let disk = SimDisk::new(DISK);
+    let options = Options { history_bytes_max: 0, spare_segments_max: 1, ..options() };
+    let mut world = World::new(disk.clone(), options).expect("opens");
+    let mut done = Vec::new();
+    while world.engine.shared.state.lock().segments.len() < 8 {
+        done.extend(publish(&mut world, A, 5).expect("room"));
+        world.engine.keeper.turn();
+    }
+    let tidy_up = |world: &mut World| {
+        for _ in 0..3 {
+            world.checkpoint();
+            world.engine.keeper.turn();
+        }
+        assert!(!world.engine.shared.is_dead(), "{:?}", world.engine.shared.refusal());
+    };
+    tidy_up(&mut world);
+    let ids: Vec<u64> = {
+        let state = world.engine.shared.state.lock();
+        state.segments.iter().take(3).map(|segment| segment.id).collect()
+    };
+    let remove = |path: &str| disk.unlink(path).expect("it is there");
+    remove(&Shared::segment_path(ids[0]));
+    remove(&Shared::index_path(ids[1]));
+    remove(&Shared::segment_path(ids[2]));
+    remove(&Shared::index_path(ids[2]));
+    let gone = HistoryNote { id: 99, first: 1, next: 2, bytes: 10, kept_ms: 0 };
+    world.engine.shared.pool.lock().history.push(gone);
+    settle(&world, A, &done);
+    tidy_up(&mut world);
+    assert!(world.engine.shared.state.lock().segments.iter().all(|s| !ids.contains(&s.id)));
+
+    let spares: Vec<String> = {
+        let pool = world.engine.shared.pool.lock();
+        pool.spares.iter().map(|spare| spare.path.clone()).collect()
+    };
+    assert_eq!(spares.len(), 1);
+    remove(&spares[0]);
+    world.engine.shared.pool.lock().ready.clear();
+    tidy_up(&mut world);
+    assert_eq!(world.engine.shared.pool.lock().ready.len(), 4, "made of nothing");
 }
