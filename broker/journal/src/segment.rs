@@ -31,12 +31,10 @@ pub(super) fn prepare(
     let make = || -> io::Result<Arc<dyn DiskFile>> {
         let (name, file) = match spare {
             Some((spare, file)) => (&spare.path[..], Arc::clone(file)),
-            None => {
-                let file = disk.create(&fresh)?;
-                file.allocate(bytes)?;
-                (&fresh[..], file)
-            }
+            None => (&fresh[..], disk.create(&fresh)?),
         };
+        // Of a spare one too: a copy of a data directory may have its length without the room.
+        file.allocate(bytes)?;
         file.write_at(&[IoSlice::new(&header.encode())], 0)?;
         file.sync()?;
         disk.rename(name, &path)?;

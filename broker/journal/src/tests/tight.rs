@@ -6,12 +6,14 @@ use super::super::history::HistoryNote;
 use super::super::segment;
 use super::super::shared::{Shared, Spare};
 use super::super::state::Place;
-use super::super::storage::Disk;
 use super::super::storage::sim::{Fault, SimDisk};
+use super::super::storage::{Disk, DiskFile, RealDisk};
 use super::model::World;
 use super::{A, B, batch_of, small};
 use restante_actors::journal::{Admission, Lane, Read, Settle};
 use restante_protocol::id::{MessageNumber, NodeTag, PeerId};
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 
 const SEGMENT: u64 = 4 * 1024;
 const DISK: u64 = 1 << 20;
@@ -231,4 +233,24 @@ fn files_that_somebody_has_removed_are_gone_and_no_more() {
     world.engine.shared.pool.lock().ready.clear();
     tidy_up(&mut world);
     assert_eq!(world.engine.shared.pool.lock().ready.len(), 4, "made of nothing");
+}
+
+#[test]
+fn a_spare_segment_that_is_only_as_long_as_one_gets_its_room() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk = RealDisk::new(dir.path());
+    disk.make_dir("segments").expect("a directory");
+    let bytes = 1 << 20;
+    let room_of = |id: u64, spare: Option<(&Spare, &Arc<dyn DiskFile>)>| {
+        let (kind, node) = (FileKind::Segment, NodeTag(3));
+        let header = FileHeader { kind, epoch: 1, node, id, created_ms: 1, seed: 7 };
+        segment::prepare(&disk, &header, bytes, spare).expect("it is made ready");
+        let path = dir.path().join(Shared::segment_path(id));
+        std::fs::metadata(path).expect("it is there").blocks()
+    };
+    let fresh = room_of(1, None);
+    let spare = Spare { path: "segments/000000000005.spare".to_owned(), filled: true };
+    let file = disk.create(&spare.path).expect("a file");
+    file.truncate(bytes).expect("as long as a segment");
+    assert_eq!(room_of(2, Some((&spare, &file))), fresh);
 }
