@@ -330,16 +330,29 @@ impl Shared {
     fn push_settle(&self, record: &SettleRecord) {
         let mut body = Vec::with_capacity(64);
         record.encode(&mut body);
-        let most = record.above.len().max(record.details.len());
         let max = self.caps.record_bytes_max.min(usize::from(u16::MAX));
-        if body.len() <= max || most < 2 {
+        if body.len() <= max {
             return self.push_lazy(RecordKind::Settle, &body);
         }
+        let details = record.details.iter().map(|detail| detail.number);
+        let mut numbers: Vec<_> = record.above.iter().copied().chain(details).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        if numbers.len() < 2 {
+            return self.push_lazy(RecordKind::Settle, &body);
+        }
+        // Both lists are cut at one number: whoever finds a message in a half finds all that is said
+        // of it. A floor in the first would hide the details of the second from the ledger; without
+        // one, what has details stands there by its number.
+        let middle = numbers.len() / 2;
+        let from = numbers[middle];
+        numbers.truncate(middle);
         let (mut low, mut high) = (record.clone(), record.clone());
-        high.above = low.above.split_off(low.above.len() / 2);
-        high.details = low.details.split_off(low.details.len() / 2);
-        // A floor that comes before its details would hide them from the ledger.
         low.floor = 0;
+        low.above = numbers;
+        low.details.retain(|detail| detail.number < from);
+        high.above.retain(|number| *number >= from);
+        high.details.retain(|detail| detail.number >= from);
         self.push_settle(&low);
         self.push_settle(&high);
     }

@@ -4,8 +4,10 @@ use super::super::shared::Item;
 use super::super::storage::sim::SimDisk;
 use super::model::World;
 use super::{A, batch_of, small};
-use restante_actors::journal::{Lane, Read, Settle};
-use restante_protocol::record::{RecordKind, SettleDetail, SettleRecord};
+use bytes::Bytes;
+use restante_actors::journal::{Ended, Lane, Read, Settle};
+use restante_protocol::id::PeerId;
+use restante_protocol::record::{Outcome, RecordKind, SettleDetail, SettleRecord};
 
 const SEGMENT: u64 = 1 << 20;
 
@@ -27,6 +29,44 @@ fn a_long_settle_becomes_records_that_one_checksum_covers() {
         }
     }
     assert_eq!(settled, numbers);
+}
+
+#[test]
+fn what_a_long_settle_says_of_each_message_is_found_again() {
+    let disk = SimDisk::new(1 << 24);
+    let mut world = World::new(disk.clone(), small(SEGMENT)).expect("opens");
+    let bodies = [&b"\0"[..]; 200];
+    let (_, first) = world.engine.shared.append(batch_of(1, &[A.0], &bodies)).expect("room");
+    world.write();
+    // Some below the floor and some above it, and one in five without anything worth a word; in no
+    // order, as calls end.
+    let numbers: Vec<u64> = (first..first + 200).collect();
+    let floor = first + 120;
+    let mut settle = Settle::acked(A, 5, floor, numbers.clone());
+    settle.record.outcome = Outcome::Moved;
+    settle.record.moved_to = PeerId(9);
+    let value = |number: u64| [number as u8; 1024].to_vec();
+    let attempts = |number: u64| 2 + (number % 50) as u16;
+    let has_detail = |number: &u64| !number.is_multiple_of(5);
+    let detail =
+        |number: u64| SettleDetail { number, attempts: attempts(number), value: value(number) };
+    let detailed = numbers.iter().rev().copied().filter(has_detail);
+    settle.record.details = detailed.map(detail).collect();
+    world.engine.shared.settle(settle);
+    world.write();
+    let reopened = World::new(disk.copy(), small(SEGMENT)).expect("opens");
+    for world in [&world, &reopened] {
+        for number in &numbers {
+            let life = world.engine.shared.lookup(*number).expect("it is known");
+            let (attempts, value) = match has_detail(number) {
+                true => (attempts(*number), Some(Bytes::from(value(*number)))),
+                false => (0, None),
+            };
+            let (outcome, at_ms, moved_to) = (Outcome::Moved, 5, PeerId(9));
+            let ended = Ended::Settled { outcome, at_ms, moved_to, attempts, value };
+            assert_eq!(life.receivers, [(A, Some(ended))], "{number}");
+        }
+    }
 }
 
 /// One return value can be so long that its settle is not covered by the header's checksum.
