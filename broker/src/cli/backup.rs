@@ -90,7 +90,9 @@ fn tell_damage(data_dir: &Path) -> Result<(), Failure> {
 impl From<RestoreError> for Failure {
     fn from(error: RestoreError) -> Failure {
         let exit = match error {
-            RestoreError::NotEmpty { .. } | RestoreError::Newer { .. } => Exit::DataDirectory,
+            RestoreError::NotEmpty { .. }
+            | RestoreError::Unfinished { .. }
+            | RestoreError::Newer { .. } => Exit::DataDirectory,
             RestoreError::NoBackup { .. } => Exit::NotFound,
             RestoreError::Damaged { .. } | RestoreError::Io { .. } => Exit::Failed,
         };

@@ -62,6 +62,14 @@ pub enum RestoreError {
         /// The target.
         path: String,
     },
+    /// A restore that was cut short has left this behind, or one is under way.
+    #[error(
+        "{path} is what an earlier restore has not finished, unless one is running now; nothing needs it: remove it and restore again"
+    )]
+    Unfinished {
+        /// The directory.
+        path: String,
+    },
     /// What the system said.
     #[error("{path}: {source}")]
     Io {
@@ -94,11 +102,21 @@ pub fn restore(backup: &Path, target: &Path) -> Result<Restored, RestoreError> {
         check_entry(backup, entry)?;
     }
     let unfinished = beside(target);
-    fs::create_dir(&unfinished).map_err(io(&unfinished))?;
-    let laid_out = lay_out(backup, &unfinished, &manifest);
-    let epoch = laid_out
-        .map_err(|(path, source)| RestoreError::Io { path: path.display().to_string(), source })?;
-    fs::rename(&unfinished, target).map_err(io(target))?;
+    fs::create_dir(&unfinished).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => {
+            RestoreError::Unfinished { path: unfinished.display().to_string() }
+        }
+        _ => io(&unfinished)(error),
+    })?;
+    let laid_out = lay_out(backup, &unfinished, &manifest).and_then(|epoch| {
+        fs::rename(&unfinished, target).map_err(|error| (target.to_owned(), error))?;
+        Ok(epoch)
+    });
+    let epoch = laid_out.map_err(|(path, source)| {
+        // What made it fail is told; what is left if this fails too is told by the next restore.
+        let _ = fs::remove_dir_all(&unfinished);
+        RestoreError::Io { path: path.display().to_string(), source }
+    })?;
     let parent = target.parent().filter(|parent| *parent != Path::new(""));
     sync_dir(parent.unwrap_or(Path::new("."))).map_err(io(target))?;
     let bytes = manifest.files.iter().map(|file| file.bytes).sum();
@@ -208,4 +226,62 @@ fn leap(from: &Path, to: &Path, epoch: u32) -> io::Result<u32> {
     file.write_all(&FileHeader { epoch, ..header }.encode())?;
     file.sync_all()?;
     Ok(epoch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use restante_protocol::id::NodeTag;
+
+    /// A backup of these files with nothing in them, but for the lock.
+    fn backup(dir: &Path, paths: &[&str]) {
+        let header = FileHeader {
+            kind: FileKind::Lock,
+            epoch: 3,
+            node: NodeTag(7),
+            id: 0,
+            created_ms: 5,
+            seed: 1,
+        };
+        let files: Vec<Entry> = ["lock"]
+            .iter()
+            .chain(paths)
+            .map(|path| {
+                let file = dir.join(path);
+                fs::create_dir_all(file.parent().unwrap()).unwrap();
+                let lock = header.encode();
+                fs::write(&file, if *path == "lock" { &lock[..] } else { b"" }).unwrap();
+                let (bytes, crc64) = sum_file(&file).unwrap();
+                Entry { path: (*path).to_owned(), bytes, crc64 }
+            })
+            .collect();
+        let crc64 = Manifest::crc_of(&files);
+        let (restante_backup, node, epoch, taken_ms, next) = (BACKUP_FORMAT, 7, 3, 6, 9);
+        let manifest = Manifest { restante_backup, node, epoch, taken_ms, next, files, crc64 };
+        fs::write(dir.join(MANIFEST), serde_json::to_vec(&manifest).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn a_restore_that_fails_leaves_nothing_and_one_that_was_cut_short_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let (backup_dir, target) = (dir.path().join("backup"), dir.path().join("data"));
+        let beside = dir.path().join("data.restoring");
+        // No such directory is laid out.
+        backup(&backup_dir, &["elsewhere/file"]);
+        for _ in 0..2 {
+            let failed = restore(&backup_dir, &target).unwrap_err();
+            assert!(matches!(&failed, RestoreError::Io { .. }), "{failed}");
+            assert!(!beside.exists() && !target.exists());
+        }
+        backup(&backup_dir, &["history/file"]);
+        fs::create_dir(&beside).unwrap();
+        let failed = restore(&backup_dir, &target).unwrap_err();
+        assert!(matches!(&failed, RestoreError::Unfinished { .. }), "{failed}");
+        assert!(failed.to_string().contains("data.restoring"), "{failed}");
+        assert!(beside.exists(), "it may be another's that is running");
+        fs::remove_dir(&beside).unwrap();
+        let restored = restore(&backup_dir, &target).unwrap();
+        assert_eq!((restored.files, restored.next), (2, 9));
+        assert!(target.join("history/file").exists() && !beside.exists());
+    }
 }
