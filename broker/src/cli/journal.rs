@@ -3,11 +3,12 @@
 use super::config::Settings;
 use super::output::{Output, Paint, Table, note, print};
 use super::{Exit, Failure};
+use crate::node::journal_options;
+use restante_journal::OpenError;
 use restante_journal::offline::check::{Problem, Report, Verdict, check};
 use restante_journal::offline::dump::{Filter, KINDS, Record, Says, dump};
 use restante_journal::offline::names::Names;
 use restante_journal::offline::repair::{Repair, repair};
-use restante_journal::{OpenError, Options};
 use restante_protocol::id::{MessageId, MessageNumber, PeerId};
 use std::ops::RangeInclusive;
 
@@ -87,9 +88,7 @@ pub(super) fn run(verb: Verb, output: Output) -> Result<(), Failure> {
         }
         Verb::Repair { settings, dry_run } => {
             let config = settings.load()?.config;
-            let options =
-                Options { segment_bytes: config.journal_segment_bytes, ..Options::default() };
-            let done = repair(&config.data_dir, dry_run, options)?;
+            let done = repair(&config.data_dir, dry_run, journal_options(&config))?;
             print(&repair_text(&done, dry_run, output)?)?;
             Ok(())
         }

@@ -278,7 +278,8 @@ fn limits(config: &Config) -> Limits {
     }
 }
 
-fn options(config: &Config) -> Options {
+/// What the journal is told by a configuration.
+pub(crate) fn options(config: &Config) -> Options {
     let bytes_max = if config.journal_bytes_max == 0 { u64::MAX } else { config.journal_bytes_max };
     let bytes_resume = match config.journal_bytes_resume {
         0 => bytes_max / 10 * 9,

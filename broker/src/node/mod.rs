@@ -19,6 +19,7 @@ mod signals;
 mod watchdog;
 
 use crate::config::Config;
+pub(crate) use life::options as journal_options;
 use restante_actors::admin::SetLogFilter;
 use restante_journal::OpenError;
 use std::io;

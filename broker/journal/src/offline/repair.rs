@@ -46,6 +46,8 @@ pub(crate) fn repair_on(
     dry: bool,
     options: Options,
 ) -> Result<Repair, OpenError> {
+    // What is old goes when a node runs, by what it is configured to keep: mending deletes nothing.
+    let options = Options { history_bytes_max: u64::MAX, history_ms_max: u64::MAX, ..options };
     let mut offline = Offline::on(Arc::clone(&real))?;
     let before = check::run(&offline)?;
     let overlay = dry.then(|| Arc::new(Overlay::new(Arc::clone(&real))));

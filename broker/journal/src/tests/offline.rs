@@ -1,5 +1,6 @@
 //! A directory looked at and mended from outside: what is wrong is found, by name and by receiver.
 
+use super::super::Options;
 use super::super::error::OpenError;
 use super::super::format::{FILE_HEADER_BYTES, FileHeader, FileKind, crc32c};
 use super::super::offline::Offline;
@@ -182,6 +183,17 @@ fn an_index_that_lies_is_found_and_built_again() {
     assert_eq!(built[FILE_HEADER_BYTES..], good[FILE_HEADER_BYTES..], "as it was");
     assert_eq!(said(&check(&disk).unwrap()), "");
     assert_eq!(Rig::open(&disk).unwrap().lanes(), rig.lanes());
+}
+
+#[test]
+fn a_repair_leaves_what_the_ledger_knows_to_the_node() {
+    let disk = Rig::with_history(true).crashed();
+    let history = || Disk::list(&disk, "history").unwrap();
+    let before = history();
+    assert!(!before.is_empty());
+    let options = Options { history_bytes_max: 0, history_ms_max: 0, ..options() };
+    repair_on(Arc::new(disk.clone()), false, options).unwrap();
+    assert!(before.iter().all(|name| history().contains(name)), "{before:?}: {:?}", history());
 }
 
 #[test]
