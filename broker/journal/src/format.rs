@@ -135,6 +135,12 @@ impl FileHeader {
     }
 }
 
+/// The version of a file of any kind, by its first bytes, if it is newer than this program.
+pub(super) fn newer_version(bytes: &[u8]) -> Option<u32> {
+    let version = bytes.get(8..12).filter(|_| bytes.starts_with(MAGIC)).map(be_u32)?;
+    (version > FORMAT_VERSION).then_some(version)
+}
+
 /// What makes the records of one segment unlike those of every other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Seed(u32);

@@ -14,6 +14,7 @@ use super::error::OpenError;
 use super::format::{FILE_HEADER_BYTES, FileHeader, FileKind, HeaderError};
 use super::history;
 use super::keeper::CHECKPOINT_PATHS;
+use super::recovery::refuse_newer;
 use super::segment::read_header;
 use super::storage::{Disk, RealDisk};
 use bytes::Bytes;
@@ -53,6 +54,7 @@ impl Offline {
             },
             _ => OpenError::io(&path, error),
         })?;
+        refuse_newer(&*disk)?;
         let bytes = read_whole(&*disk, LOCK_PATH, FILE_HEADER_BYTES as u64)
             .map_err(|error| OpenError::io(&path, error))?;
         let (header, lock_flaw) = match FileHeader::parse(FileKind::Lock, &bytes) {

@@ -1,7 +1,7 @@
 //! Opening a journal: first boot and restart are the same path.
 //!
 //! ```text
-//! lock ─► checkpoint ─► inventory of segments ─► scan of the tail ─► replay ─► counts ─► new segment, epoch
+//! lock ─► versions ─► checkpoint ─► inventory of segments ─► scan of the tail ─► replay ─► counts ─► new segment, epoch
 //! ```
 //!
 //! The tail is what the checkpoint does not cover. Where its records end in something that is not
@@ -16,6 +16,7 @@ mod aside;
 mod checkpoints;
 mod cold;
 mod inventory;
+mod newer;
 mod owner;
 mod restore;
 mod scan;
@@ -31,6 +32,7 @@ use super::writer::Writer;
 pub(super) use aside::move_aside;
 use checkpoints::Checkpoints;
 use inventory::Inventory;
+pub(super) use newer::refuse_newer;
 use restante_actors::journal::{Completion, Recovered};
 use restante_protocol::id::{MessageNumber, NodeTag};
 use restante_protocol::record::RecordKind;
@@ -67,6 +69,7 @@ pub(super) fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Engine, Open
     };
     disk.make_dir("").map_err(io(""))?;
     let lock = owner::take_lock(&*disk)?;
+    refuse_newer(&*disk)?;
     let (mut owner, created) = owner::read(&*disk, &options)?;
     for dir in ["segments", "history", "quarantine"] {
         disk.make_dir(dir).map_err(io(dir))?;

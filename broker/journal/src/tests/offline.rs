@@ -233,14 +233,38 @@ fn what_is_no_journal_or_in_use_or_newer_is_refused() {
     assert!(matches!(check(&SimDisk::new(1 << 20)), Err(OpenError::Foreign { .. })));
     let rig = Rig::with_history(false);
     assert!(matches!(check(&rig.disk), Err(OpenError::Locked { .. })));
-    for path in ["lock", "checkpoint.copy", &rig.segments()[1]] {
+}
+
+#[test]
+fn a_file_of_a_newer_version_is_refused_by_all_and_nothing_is_changed() {
+    let rig = Rig::with_history(true);
+    let segment = rig.segments()[1].clone();
+    let index = segment.replace(".seg", ".idx");
+    let history = format!("history/{}", Disk::list(&rig.disk, "history").unwrap()[0]);
+    for path in ["lock", "checkpoint", "checkpoint.copy", &segment, &index, &history] {
         let newer = rig.crashed();
         newer.damage(path, |bytes| bytes[11] = 2);
-        match check(&newer) {
-            Err(OpenError::Newer { version: 2, path: named, .. }) => assert!(named.contains(path)),
-            // One copy of the checkpoint is enough to look at the rest.
-            Ok(report) => assert!(said(&report).contains("newer"), "{}", said(&report)),
-            other => panic!("{:?}", other.err()),
+        // What an opening would remove, set aside or move, the newer file apart.
+        newer.create("segments/0000000000ff.new").unwrap();
+        newer.create("segments/800000000001.seg").unwrap();
+        newer.damage(&rig.segments()[0].replace(".seg", ".idx"), |bytes| bytes[60] ^= 1);
+        newer.damage(&rig.segments()[2], |bytes| {
+            let header = FileHeader::parse(FileKind::Segment, bytes).unwrap();
+            let other = FileHeader { node: NodeTag(9), ..header }.encode();
+            bytes[..FILE_HEADER_BYTES].copy_from_slice(&other);
+        });
+        let before = contents(&newer);
+        let refused = [
+            check(&newer).map(drop),
+            repair_on(Arc::new(newer.clone()), false, options()).map(drop),
+            Rig::open(&newer).map(drop),
+        ];
+        for refused in refused {
+            let Err(OpenError::Newer { version: 2, path: named, .. }) = refused else {
+                panic!("{path}: {:?}", refused.err());
+            };
+            assert!(named.contains(path), "{named}");
         }
+        assert_eq!(contents(&newer), before, "{path}");
     }
 }
