@@ -343,6 +343,13 @@ impl Inventory {
         Ok(true)
     }
 
+    /// Takes over what an earlier look has found.
+    pub(super) fn found_before(&mut self, mut findings: Vec<String>) {
+        self.findings.retain(|finding| !findings.contains(finding));
+        findings.append(&mut self.findings);
+        self.findings = findings;
+    }
+
     /// Forgets a segment in which the scan found nothing; it can be written again, unless something
     /// should have been in it.
     pub(super) fn take_out(&mut self, disk: &dyn Disk, empty: &Emptied) -> io::Result<()> {

@@ -104,7 +104,10 @@ pub(super) fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Engine, Open
                 if is_full(&error)
                     && inventory.give_up_spare(&*disk).map_err(io("segments"))? =>
             {
+                // What was set aside or cut the first time is not found again.
+                let said = std::mem::take(&mut inventory.findings);
                 inventory = Inventory::take(&*disk, &mut owner, &snapshot, now_ms)?;
+                inventory.found_before(said);
             }
             scanned => break scanned.map_err(io("segments"))?,
         }

@@ -63,7 +63,7 @@ pub(super) enum Replay {
 }
 
 /// Reads every segment that the checkpoint does not cover wholly or that has no index, and cuts the
-/// end of the log.
+/// end of the log. When it fails, what it has found is left with the inventory.
 pub(super) fn scan(
     disk: &Arc<dyn Disk>,
     owner: Owner,
@@ -71,6 +71,22 @@ pub(super) fn scan(
     inventory: &mut Inventory,
 ) -> io::Result<Tail> {
     let mut tail = Tail { next: snapshot.position.max(1), ..Tail::default() };
+    match scan_into(&mut tail, disk, owner, snapshot, inventory) {
+        Ok(()) => Ok(tail),
+        Err(error) => {
+            inventory.findings.append(&mut tail.findings);
+            Err(error)
+        }
+    }
+}
+
+fn scan_into(
+    tail: &mut Tail,
+    disk: &Arc<dyn Disk>,
+    owner: Owner,
+    snapshot: &Snapshot,
+    inventory: &mut Inventory,
+) -> io::Result<()> {
     let mut emptied = Vec::new();
     // Behind the checkpoint's position segments follow each other without a gap.
     let mut next = snapshot.position.max(1);
@@ -92,8 +108,8 @@ pub(super) fn scan(
             continue;
         }
         let mut scan = Scan::new(disk, owner, snapshot, found, following)?;
-        scan.run(&mut tail)?;
-        emptied.extend(scan.finish(snapshot, &mut tail)?);
+        scan.run(tail)?;
+        emptied.extend(scan.finish(snapshot, tail)?);
         next = next.max(tail.next);
     }
     tail.damage.append(&mut inventory.damage);
@@ -106,7 +122,7 @@ pub(super) fn scan(
     for empty in emptied {
         inventory.take_out(&**disk, &empty)?;
     }
-    Ok(tail)
+    Ok(())
 }
 
 /// One segment being read.

@@ -1,11 +1,13 @@
 //! Damage to the log itself: told with whose messages are concerned, remembered, and the rest served.
 
+use super::super::format::{FILE_HEADER_BYTES, FileHeader, FileKind};
 use super::super::storage::Disk;
 use super::super::storage::sim::SimDisk;
-use super::rig::Rig;
+use super::rig::{CAPACITY, Rig};
 use super::{A, B};
 use restante_actors::journal::{Damage, LookupError};
-use restante_protocol::id::{MessageNumber, PeerId};
+use restante_protocol::id::{MessageNumber, NodeTag, PeerId};
+use std::collections::BTreeSet;
 
 /// Flips a bit in the head of the record with this number in the last segment.
 fn break_record(rig: &Rig, disk: &SimDisk, number: MessageNumber) -> String {
@@ -127,4 +129,28 @@ fn a_segment_missing_behind_the_checkpoint_is_told() {
     assert_eq!((damage.first, damage.next, damage.complete), (first, next, false));
     assert!(opened.said().contains(&format!("records {first} to {} are missing", next - 1)));
     assert_eq!(opened.engine.shared.lookup(first).map(drop), Err(LookupError::Damaged));
+}
+
+/// What is set aside needs room, and an opening that makes some looks at everything once more.
+#[test]
+fn what_was_set_aside_before_there_was_room_for_more_is_told_all_the_same() {
+    let rig = Rig::with_history(true);
+    let disk = rig.crashed();
+    let foreign = rig.segments()[1].clone();
+    disk.damage(&foreign, |bytes| {
+        let header = FileHeader::parse(FileKind::Segment, bytes).unwrap();
+        let other = FileHeader { node: NodeTag(9), ..header }.encode();
+        bytes[..FILE_HEADER_BYTES].copy_from_slice(&other);
+    });
+    break_record(&rig, &disk, rig.engine.shared.next_number() - 3);
+    let said = |disk: &SimDisk| -> BTreeSet<String> {
+        let findings = Rig::open(disk).unwrap().engine.recovered.findings;
+        // What could not be finished has taken a name in the quarantine.
+        let what = |finding: String| finding.split(" as quarantine").next().unwrap().to_owned();
+        findings.into_iter().map(what).collect()
+    };
+    let roomy = said(&disk.copy());
+    assert!(roomy.contains(&format!("{foreign} was set aside")), "{roomy:?}");
+    disk.set_capacity(CAPACITY - disk.free_bytes().unwrap());
+    assert_eq!(said(&disk), roomy);
 }

@@ -24,6 +24,9 @@ pub(super) struct Lane1 {
     pub(super) damaged: Vec<(MessageNumber, String)>,
 }
 
+/// Bytes of its disk.
+pub(super) const CAPACITY: u64 = 4 << 20;
+
 pub(super) fn options() -> Options {
     Options { ready_segments: 2, checkpoint_bytes: 1 << 30, ..small(4 * 1024) }
 }
@@ -35,7 +38,7 @@ impl Rig {
     }
 
     pub(super) fn new() -> Rig {
-        Rig::open(&SimDisk::new(4 << 20)).expect("an empty disk")
+        Rig::open(&SimDisk::new(CAPACITY)).expect("an empty disk")
     }
 
     /// A log of several segments with something open for A and B in each, checkpointed in its middle
