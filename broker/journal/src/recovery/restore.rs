@@ -283,10 +283,14 @@ impl Restored {
     fn count(&mut self, disk: &dyn Disk, seed: u32, dirty: &Dirty) -> io::Result<()> {
         let State { peers, segments, .. } = &mut self.state;
         let mut rebuilt = Vec::new();
-        for (peer_id, first) in dirty {
-            let Some(peer) = peers.get_mut(peer_id) else { continue };
+        // By segment, so that its index is opened once, however many are in it.
+        let mut shares: Vec<_> = dirty.iter().map(|(peer, first)| (*first, *peer)).collect();
+        shares.sort_unstable();
+        let mut opened: Option<(u64, Opened)> = None;
+        for (first, peer_id) in shares {
+            let Some(peer) = peers.get_mut(&peer_id) else { continue };
             let floor = peer.floor;
-            let Ok(place) = peer.held.binary_search_by_key(first, |held| held.first) else {
+            let Ok(place) = peer.held.binary_search_by_key(&first, |held| held.first) else {
                 continue;
             };
             let held = &mut peer.held[place];
@@ -294,12 +298,17 @@ impl Restored {
                 held.set_open(0, 0);
                 continue;
             }
-            let Ok(at) = segments.binary_search_by_key(first, |segment| segment.first) else {
+            let Ok(at) = segments.binary_search_by_key(&first, |segment| segment.first) else {
                 continue;
             };
             let segment = &mut segments[at];
             if matches!(segment.index, Place::File) {
-                match load(disk, segment.id, *peer_id) {
+                let refs = match &opened {
+                    Some((id, index)) if *id == segment.id => index.refs(peer_id),
+                    _ => Opened::open(disk, segment.id)
+                        .and_then(|index| opened.insert((segment.id, index)).1.refs(peer_id)),
+                };
+                match refs {
                     Ok(refs) => {
                         held.count(floor, refs.as_ref());
                         continue;
@@ -324,8 +333,8 @@ impl Restored {
                 }
             }
             match &segment.index {
-                Place::Active(index) => held.count(floor, index.refs.get(peer_id)),
-                Place::Sealed(index) => held.count(floor, index.refs.get(peer_id)),
+                Place::Active(index) => held.count(floor, index.refs.get(&peer_id)),
+                Place::Sealed(index) => held.count(floor, index.refs.get(&peer_id)),
                 Place::File => {}
             }
         }
@@ -357,15 +366,26 @@ fn note_of<'a>(
     touched.get(place)
 }
 
-fn load(disk: &dyn Disk, id: u64, peer: PeerId) -> Result<Option<Refs>, IndexError> {
-    let index = IndexFile::open(disk, &Shared::index_path(id))?;
-    let directory = index.directory()?;
-    match directory.binary_search_by_key(&peer, |entry| entry.peer) {
-        Ok(place) => {
-            let mut refs = index.refs(&directory[place])?;
-            refs.body_bytes = directory[place].body_bytes;
-            Ok(Some(refs))
-        }
-        Err(_) => Ok(None),
+/// An index file with its directory.
+struct Opened {
+    file: IndexFile,
+    directory: Vec<DirectoryEntry>,
+}
+
+impl Opened {
+    fn open(disk: &dyn Disk, id: u64) -> Result<Opened, IndexError> {
+        let file = IndexFile::open(disk, &Shared::index_path(id))?;
+        let directory = file.directory()?;
+        Ok(Opened { file, directory })
+    }
+
+    /// A peer's messages.
+    fn refs(&self, peer: PeerId) -> Result<Option<Refs>, IndexError> {
+        let Ok(place) = self.directory.binary_search_by_key(&peer, |entry| entry.peer) else {
+            return Ok(None);
+        };
+        let mut refs = self.file.refs(&self.directory[place])?;
+        refs.body_bytes = self.directory[place].body_bytes;
+        Ok(Some(refs))
     }
 }

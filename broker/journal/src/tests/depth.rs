@@ -5,6 +5,7 @@ use super::super::{Options, open_on};
 use super::{A, batch_of, small};
 use bytes::Bytes;
 use restante_actors::journal::{End, Lane, Opened, Read, Settle};
+use restante_protocol::id::PeerId;
 use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
@@ -144,6 +145,38 @@ fn a_restart_reads_no_more_of_a_deep_backlog_than_of_a_shallow_one() {
     // What it reads of the log is what was not covered by a checkpoint; the rest is the heads of
     // the indexes, and the sizes of a few of the files by chance.
     assert!(deep < shallow + 4 * SEGMENT_BYTES, "{shallow} bytes, then {deep}");
+}
+
+#[test]
+fn a_restart_opens_an_index_once_whoever_has_acked_from_its_segment() {
+    const PEERS: u32 = 2_000;
+    let dir = tempfile::tempdir().unwrap();
+    let (mut journal, _) = opened(dir.path());
+    let body = [7u8; 200];
+    let publish = |peer: u32| {
+        let batch = batch_of(u64::from(peer), &[peer], &[&body]);
+        journal.journal.append(batch).ok().unwrap().1
+    };
+    let numbers: Vec<_> = (1..=PEERS).map(publish).collect();
+    // So that their segment is sealed, and covered by a checkpoint.
+    fill(&mut journal, 2);
+    journal.journal.checkpoint(Bytes::from_static(b"S"));
+    journal.journal.close();
+    drop(journal);
+    let (mut journal, _) = opened(dir.path());
+    for (peer, number) in (2..=PEERS).zip(&numbers[1..]) {
+        journal.journal.settle(Settle::acked(PeerId(peer), 1, 0, vec![*number]));
+    }
+    journal.journal.flush(1);
+    while !matches!(journal.completions.blocking_recv().unwrap().end, End::Flushed(1)) {}
+    drop(journal);
+    let (journal, read) = opened(dir.path());
+    for peer in 2..=PEERS {
+        assert_eq!(journal.journal.backlog(PeerId(peer)).messages, 0, "{peer}");
+    }
+    // The directory of that index alone has 32 bytes for each of them: 64 KB, 2,000 times.
+    let read = read.load(Ordering::Relaxed);
+    assert!(read < 32 * SEGMENT_BYTES, "{read} bytes");
 }
 
 #[test]
