@@ -1,6 +1,7 @@
-//! The journal as the node holds it: the shared core, and three threads that do its work.
+//! The journal as the node holds it: the shared core, and four threads that do its work.
 
 use super::backup::take;
+use super::ledger::{self, Question};
 use super::reader::{self, Request};
 use super::recovery::Engine;
 use super::shared::Shared;
@@ -28,6 +29,8 @@ pub(super) struct SegmentedLog {
     shared: Arc<Shared>,
     /// Questions come one per peer at most, so their number is bounded by that of the peers.
     requests: Sender<Request>,
+    /// Those that callers may have under way are bounded by their connections.
+    questions: Sender<Question>,
     threads: Mutex<Threads>,
 }
 
@@ -35,22 +38,25 @@ pub(super) struct SegmentedLog {
 struct Threads {
     writer: Option<JoinHandle<()>>,
     reader: Option<JoinHandle<()>>,
+    ledger: Option<JoinHandle<()>>,
     keeper: Option<JoinHandle<()>>,
 }
 
 /// Starts the threads of an open journal.
 pub(super) fn start(engine: Engine) -> io::Result<Opened> {
     let Engine { shared, writer, keeper, completions, recovered } = engine;
-    let (requests, questions) = std::sync::mpsc::channel();
+    let (requests, requested) = std::sync::mpsc::channel();
+    let (questions, asked) = std::sync::mpsc::channel();
     let thread = |name: &str| std::thread::Builder::new().name(format!("journal-{name}"));
-    let for_reader = Arc::clone(&shared);
+    let (for_reader, for_ledger) = (Arc::clone(&shared), Arc::clone(&shared));
     let threads = Threads {
         writer: Some(thread("writer").spawn(move || writer.run())?),
-        reader: Some(thread("reader").spawn(move || reader::run(&for_reader, &questions))?),
+        reader: Some(thread("reader").spawn(move || reader::run(&for_reader, &requested))?),
+        ledger: Some(thread("ledger").spawn(move || ledger::run(&for_ledger, &asked))?),
         keeper: Some(thread("keeper").spawn(move || keeper.run())?),
     };
     shared.wake_keeper();
-    let log = SegmentedLog { shared, requests, threads: Mutex::new(threads) };
+    let log = SegmentedLog { shared, requests, questions, threads: Mutex::new(threads) };
     Ok(Opened { journal: Arc::new(log), completions, recovered })
 }
 
@@ -62,9 +68,11 @@ impl SegmentedLog {
         join(threads.writer.take());
         self.shared.close_keeper();
         join(threads.keeper.take());
-        // A reader that is gone already needs no telling.
+        // Who is gone already needs no telling.
         let _ = self.requests.send(Request::Close);
+        let _ = self.questions.send(Question::Close);
         join(threads.reader.take());
+        join(threads.ledger.take());
         self.shared.unlock();
     }
 }
@@ -135,7 +143,7 @@ impl Journal for SegmentedLog {
 
     fn lookup(&self, number: MessageNumber) -> BoxFuture<'static, Result<Life, LookupError>> {
         let (answer, answered) = oneshot::channel();
-        let _ = self.requests.send(Request::Lookup(number, answer));
+        let _ = self.questions.send(Question::Lookup(number, answer));
         Box::pin(async move { answered.await.unwrap_or(Err(LookupError::Unavailable)) })
     }
 

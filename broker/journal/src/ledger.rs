@@ -18,6 +18,8 @@ use restante_protocol::record::{Outcome, ParkRecord, SettleRecord};
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::Receiver;
+use tokio::sync::oneshot::Sender;
 
 /// Where a message and its settles may be found: a segment that is stored, or the history of one that
 /// is not, with the range of numbers it stands for. Ascending order is that of the log.
@@ -33,6 +35,26 @@ struct Source {
 enum At {
     Stored,
     History,
+}
+
+/// A question to the ledger.
+pub(super) enum Question {
+    /// See [`restante_actors::journal::Journal::lookup`].
+    Lookup(MessageNumber, Sender<Result<Life, LookupError>>),
+    /// No more questions.
+    Close,
+}
+
+/// The thread: answers questions one after the other. Where a record is no longer kept, an answer takes
+/// a look at every file behind its message: no page of a backlog waits for that.
+pub(super) fn run(shared: &Shared, questions: &Receiver<Question>) {
+    while let Ok(question) = questions.recv() {
+        match question {
+            // An answer no one waits for any more is dropped.
+            Question::Lookup(number, answer) => drop(answer.send(shared.lookup(number))),
+            Question::Close => return,
+        }
+    }
 }
 
 impl Shared {

@@ -11,7 +11,7 @@ use super::state::{Budget, Pick, Picked};
 use super::storage::{DiskFile, is_missing};
 use super::trouble::Spot;
 use bytes::Bytes;
-use restante_actors::journal::{Life, LookupError, Page, Read, ReadError, Stored};
+use restante_actors::journal::{Page, Read, ReadError, Stored};
 use restante_protocol::id::{MessageNumber, PeerId};
 use restante_protocol::record::{MESSAGE_FIXED_BYTES, MessageRecord, RECORD_HEADER_BYTES};
 use restante_protocol::refusal::{Code, Refusal};
@@ -32,8 +32,6 @@ const MOVES_MAX: u32 = 8;
 pub(super) enum Request {
     /// See [`restante_actors::journal::Journal::next`].
     Next(Read, Sender<Result<Page, ReadError>>),
-    /// See [`restante_actors::journal::Journal::lookup`].
-    Lookup(MessageNumber, Sender<Result<Life, LookupError>>),
     /// No more questions.
     Close,
 }
@@ -44,7 +42,6 @@ pub(super) fn run(shared: &Shared, requests: &Receiver<Request>) {
         // An answer no one waits for any more is dropped.
         match request {
             Request::Next(read, answer) => drop(answer.send(shared.next(read))),
-            Request::Lookup(number, answer) => drop(answer.send(shared.lookup(number))),
             Request::Close => return,
         }
     }

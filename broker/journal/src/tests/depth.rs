@@ -4,12 +4,14 @@ use super::super::storage::{Disk, DiskFile, RealDisk};
 use super::super::{Options, open_on};
 use super::{A, batch_of, small};
 use bytes::Bytes;
-use restante_actors::journal::{End, Lane, Opened, Read, Settle};
+use parking_lot::Mutex;
+use restante_actors::journal::{Backlog, End, Lane, Opened, Read, Settle};
 use restante_protocol::id::PeerId;
 use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// So large that the checkpoint of each is affordable: 2 % of what is written.
 const SEGMENT_BYTES: u64 = 512 * 1024;
@@ -18,6 +20,8 @@ const SEGMENT_BYTES: u64 = 512 * 1024;
 struct Counted {
     disk: RealDisk,
     read: Arc<AtomicU64>,
+    /// While this is locked, no history is opened.
+    history: Arc<Mutex<()>>,
 }
 
 struct CountedFile {
@@ -36,6 +40,9 @@ impl Disk for Counted {
         self.disk.create(path).map(|file| self.wrap(file))
     }
     fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
+        if path.starts_with("history/") {
+            drop(self.history.lock());
+        }
         self.disk.open(path).map(|file| self.wrap(file))
     }
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -91,11 +98,17 @@ impl DiskFile for CountedFile {
 }
 
 fn opened(dir: &Path) -> (Opened, Arc<AtomicU64>) {
-    let read = Arc::new(AtomicU64::new(0));
-    let disk = Counted { disk: RealDisk::new(dir), read: Arc::clone(&read) };
+    let (opened, read, _) = opened_with_history(dir);
+    (opened, read)
+}
+
+fn opened_with_history(dir: &Path) -> (Opened, Arc<AtomicU64>, Arc<Mutex<()>>) {
+    let (read, history) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(())));
+    let disk = RealDisk::new(dir);
+    let disk = Counted { disk, read: Arc::clone(&read), history: Arc::clone(&history) };
     // Only the end of a segment asks for a checkpoint.
     let options = Options { checkpoint_bytes: u64::MAX, ..small(SEGMENT_BYTES) };
-    (open_on(Arc::new(disk), options).unwrap(), read)
+    (open_on(Arc::new(disk), options).unwrap(), read, history)
 }
 
 /// Queues so much for one peer that `segments` are filled, and answers when checkpoints are due.
@@ -177,6 +190,37 @@ fn a_restart_opens_an_index_once_whoever_has_acked_from_its_segment() {
     // The directory of that index alone has 32 bytes for each of them: 64 KB, 2,000 times.
     let read = read.load(Ordering::Relaxed);
     assert!(read < 32 * SEGMENT_BYTES, "{read} bytes");
+}
+
+#[test]
+fn a_page_does_not_wait_for_what_the_ledger_has_to_look_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut journal, _) = opened(dir.path());
+    fill(&mut journal, 3);
+    let Backlog { newest, messages, .. } = journal.journal.backlog(A);
+    let acked = (1..newest - 8).collect::<Vec<_>>();
+    journal.journal.settle(Settle::acked(A, 1, newest - 9, acked));
+    journal.journal.checkpoint(Bytes::from_static(b"S"));
+    journal.journal.close();
+    drop(journal);
+    let (journal, _, history) = opened_with_history(dir.path());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let held = history.lock();
+    let mut looked_up = journal.journal.lookup(2);
+    let (through, bytes_max, messages_max) = (u64::MAX, 1 << 20, 1_000);
+    let read = Read { peer: A, lane: Lane::Open, after: 0, through, bytes_max, messages_max };
+    let page = runtime.block_on(async {
+        // Long enough for any machine; waited for only where it fails.
+        tokio::time::timeout(Duration::from_secs(20), journal.journal.next(read)).await
+    });
+    let Ok(page) = page else {
+        drop(held);
+        panic!("the page waits for the look-up");
+    };
+    assert!(page.unwrap().messages.len() < 20 && messages > 100);
+    assert!(futures_util::FutureExt::now_or_never(&mut looked_up).is_none(), "it was not held up");
+    drop(held);
+    assert!(runtime.block_on(looked_up).unwrap().body.is_none());
 }
 
 #[test]
