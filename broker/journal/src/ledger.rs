@@ -79,16 +79,22 @@ impl Shared {
             At::Stored => self.read_body(source.id, number, u64::from(entry.offset)),
             At::History => None,
         };
-        let mut receivers = Vec::with_capacity(entry.receivers.len());
-        for peer in &entry.receivers {
-            let peer = PeerId(*peer);
-            let standing = self.state.lock().standing(peer, number);
+        let peers = entry.receivers.iter().map(|peer| PeerId(*peer));
+        let standings: Vec<_> = {
+            let state = self.state.lock();
+            peers.map(|peer| (peer, state.standing(peer, number))).collect()
+        };
+        // What is written by now is found in what is listed from now on.
+        let may_come = self.has_unwritten_settles();
+        let sources = self.sources_from(number)?;
+        let ended = |(peer, standing)| {
             let ended = match standing {
                 Standing::Open => None,
-                standing => self.ended(&sources, peer, number, standing),
+                standing => self.ended(&sources, peer, number, standing, may_come),
             };
-            receivers.push((peer, ended));
-        }
+            (peer, ended)
+        };
+        let receivers = standings.into_iter().map(ended).collect();
         Ok(Life { accepted_ms: entry.accepted_ms, body, receivers })
     }
 
@@ -230,15 +236,16 @@ impl Shared {
         })
     }
 
-    /// The record by which a message ended for one peer. One that is still on its way to the disk has
-    /// not ended anything: a crash would bring the message back, and `None` says so. That it ended is
-    /// certain otherwise; where the record is no longer kept, the answer is an ack or a park at time 0.
+    /// The record by which a message ended for one peer. One that is still on its way to the disk
+    /// (`may_come`) has not ended anything: a crash would bring the message back, and `None` says so.
+    /// That it ended is certain otherwise; where the record is no longer kept, the answer is an ack or a park at time 0.
     fn ended(
         &self,
         sources: &[Source],
         peer: PeerId,
         number: MessageNumber,
         standing: Standing,
+        may_come: bool,
     ) -> Option<Ended> {
         let mut parked = None;
         for source in sources {
@@ -263,7 +270,7 @@ impl Shared {
                 }
             }
         }
-        if parked.is_none() && self.has_unwritten_settles() {
+        if parked.is_none() && (may_come || self.has_unwritten_settles()) {
             return None;
         }
         if standing == Standing::Parked {
