@@ -4,6 +4,7 @@
 //! The file that [`CONTROL`] names says, before each step, how the disk is now; a test writes it
 //! while the node runs. No file, or an empty one: well.
 
+use super::over::{Over, OverDisk};
 use super::{Disk, DiskFile};
 use std::io::{self, IoSlice};
 use std::path::PathBuf;
@@ -35,31 +36,27 @@ enum Fault {
 /// The disk, with faults if the environment asks for them.
 pub(crate) fn planted(disk: Arc<dyn Disk>) -> Arc<dyn Disk> {
     match std::env::var_os(CONTROL) {
-        Some(control) => Arc::new(FaultyDisk { disk, control: Arc::new(control.into()) }),
+        Some(control) => Arc::new(OverDisk { disk, over: Planted(Arc::new(control.into())) }),
         None => disk,
     }
 }
 
-struct FaultyDisk {
-    disk: Arc<dyn Disk>,
-    control: Arc<PathBuf>,
-}
+/// The path of the control file.
+#[derive(Clone)]
+struct Planted(Arc<PathBuf>);
 
-struct FaultyFile {
-    file: Arc<dyn DiskFile>,
-    control: Arc<PathBuf>,
-}
-
-fn fault(control: &PathBuf) -> Option<Fault> {
-    match std::fs::read_to_string(control).ok()?.trim() {
-        "sync" => Some(Fault::Sync),
-        "write" => Some(Fault::Write),
-        "full" => Some(Fault::Full),
-        "no-sync" => Some(Fault::NoSync),
-        "twice" => Some(Fault::Twice),
-        "read" => Some(Fault::Read),
-        "open" => Some(Fault::Open),
-        _ => None,
+impl Planted {
+    fn fault(&self) -> Option<Fault> {
+        match std::fs::read_to_string(&*self.0).ok()?.trim() {
+            "sync" => Some(Fault::Sync),
+            "write" => Some(Fault::Write),
+            "full" => Some(Fault::Full),
+            "no-sync" => Some(Fault::NoSync),
+            "twice" => Some(Fault::Twice),
+            "read" => Some(Fault::Read),
+            "open" => Some(Fault::Open),
+            _ => None,
+        }
     }
 }
 
@@ -68,98 +65,44 @@ fn io_error() -> io::Error {
     io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error())
 }
 
-fn sync(control: &PathBuf, really: impl Fn() -> io::Result<()>) -> io::Result<()> {
-    match fault(control) {
-        Some(Fault::Sync) => Err(io_error()),
-        Some(Fault::NoSync) => Ok(()),
-        Some(Fault::Twice) => really().and_then(|()| really()),
-        _ => really(),
-    }
-}
-
-impl FaultyDisk {
-    fn wrap(&self, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
-        Arc::new(FaultyFile { file, control: Arc::clone(&self.control) })
-    }
-}
-
-impl Disk for FaultyDisk {
-    fn create(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
-        self.disk.create(path).map(|file| self.wrap(file))
-    }
-
-    fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
-        if fault(&self.control) == Some(Fault::Open) {
+impl Over for Planted {
+    fn of_file(&self, _path: &str, created: bool) -> io::Result<Option<Self>> {
+        if !created && self.fault() == Some(Fault::Open) {
             return Err(io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error()));
         }
-        self.disk.open(path).map(|file| self.wrap(file))
+        Ok(Some(self.clone()))
     }
 
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-
-    fn unlink(&self, path: &str) -> io::Result<()> {
-        self.disk.unlink(path)
-    }
-
-    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
-        self.disk.list(dir)
-    }
-
-    fn make_dir(&self, dir: &str) -> io::Result<()> {
-        self.disk.make_dir(dir)
-    }
-
-    fn sync_dir(&self, dir: &str) -> io::Result<()> {
-        sync(&self.control, || self.disk.sync_dir(dir))
-    }
-
-    fn lock(&self, path: &str) -> io::Result<Box<dyn Send + Sync>> {
-        self.disk.lock(path)
-    }
-
-    fn free_bytes(&self) -> io::Result<u64> {
-        self.disk.free_bytes()
-    }
-
-    fn describe(&self, path: &str) -> String {
-        self.disk.describe(path)
-    }
-}
-
-impl DiskFile for FaultyFile {
-    fn length(&self) -> io::Result<u64> {
-        self.file.length()
-    }
-
-    fn allocate(&self, bytes: u64) -> io::Result<()> {
-        self.file.allocate(bytes)
-    }
-
-    fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
-        let error = match fault(&self.control) {
+    fn write_at(&self, below: &dyn DiskFile, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let error = match self.fault() {
             Some(Fault::Write) => io_error(),
             Some(Fault::Full) => io::ErrorKind::StorageFull.into(),
-            _ => return self.file.write_at(bufs, offset),
+            _ => return below.write_at(bufs, offset),
         };
         let whole: Vec<u8> = bufs.iter().flat_map(|buf| buf.iter().copied()).collect();
-        self.file.write_at(&[IoSlice::new(&whole[..whole.len() / 2])], offset)?;
+        below.write_at(&[IoSlice::new(&whole[..whole.len() / 2])], offset)?;
         Err(error)
     }
 
-    fn read_at(&self, offset: u64, len: usize, into: &mut Vec<u8>) -> io::Result<usize> {
-        if fault(&self.control) == Some(Fault::Read) {
+    fn read_at(
+        &self,
+        below: &dyn DiskFile,
+        offset: u64,
+        len: usize,
+        into: &mut Vec<u8>,
+    ) -> io::Result<usize> {
+        if self.fault() == Some(Fault::Read) {
             return Err(io_error());
         }
-        self.file.read_at(offset, len, into)
+        below.read_at(offset, len, into)
     }
 
-    fn sync(&self) -> io::Result<()> {
-        sync(&self.control, || self.file.sync())
-    }
-
-    fn truncate(&self, len: u64) -> io::Result<()> {
-        self.file.truncate(len)
+    fn sync(&self, below: &dyn Fn() -> io::Result<()>) -> io::Result<()> {
+        match self.fault() {
+            Some(Fault::Sync) => Err(io_error()),
+            Some(Fault::NoSync) => Ok(()),
+            Some(Fault::Twice) => below().and_then(|()| below()),
+            _ => below(),
+        }
     }
 }

@@ -13,6 +13,8 @@
 pub(super) mod around;
 #[cfg(feature = "faults")]
 pub(crate) mod faulty;
+#[cfg(any(test, feature = "faults"))]
+pub(crate) mod over;
 mod real;
 #[cfg(test)]
 pub(crate) mod sim;

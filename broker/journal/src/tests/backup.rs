@@ -3,8 +3,9 @@
 use super::super::backup::{restore, take};
 use super::super::format::is_cold;
 use super::super::recovery;
+use super::super::storage::over::{Over, OverDisk};
 use super::super::storage::sim::SimDisk;
-use super::super::storage::{Disk, DiskFile, RealDisk};
+use super::super::storage::{DiskFile, RealDisk};
 use super::super::writer::Writer;
 use super::super::{Options, checkpoint};
 use super::model::World;
@@ -15,7 +16,7 @@ use parking_lot::Mutex;
 use restante_actors::journal::{Lane, Read, Settle};
 use restante_protocol::id::{MessageNumber, PeerId};
 use restante_protocol::refusal::Code;
-use std::io::{self, IoSlice};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -133,89 +134,27 @@ fn a_backup_between_a_compaction_and_its_checkpoint_has_what_was_compacted() {
 
 type Then = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
 
-/// A disk on which something is done right after the second copy of the checkpoint has been read.
-struct Interrupted {
-    disk: SimDisk,
-    then: Then,
-}
+/// Something is done right after the second copy of the checkpoint has been read.
+struct Interrupted(Then);
 
-struct InterruptedFile {
-    file: Arc<dyn DiskFile>,
-    then: Then,
-}
-
-impl Disk for Interrupted {
-    fn create(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
-        self.disk.create(path)
+impl Over for Interrupted {
+    fn of_file(&self, path: &str, _created: bool) -> io::Result<Option<Self>> {
+        Ok((path == "checkpoint.copy").then(|| Interrupted(Arc::clone(&self.0))))
     }
 
-    fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let file = self.disk.open(path)?;
-        let then = Arc::clone(&self.then);
-        Ok(if path == "checkpoint.copy" { Arc::new(InterruptedFile { file, then }) } else { file })
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-
-    fn unlink(&self, path: &str) -> io::Result<()> {
-        self.disk.unlink(path)
-    }
-
-    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
-        self.disk.list(dir)
-    }
-
-    fn make_dir(&self, dir: &str) -> io::Result<()> {
-        self.disk.make_dir(dir)
-    }
-
-    fn sync_dir(&self, dir: &str) -> io::Result<()> {
-        self.disk.sync_dir(dir)
-    }
-
-    fn lock(&self, path: &str) -> io::Result<Box<dyn Send + Sync>> {
-        self.disk.lock(path)
-    }
-
-    fn free_bytes(&self) -> io::Result<u64> {
-        self.disk.free_bytes()
-    }
-
-    fn describe(&self, path: &str) -> String {
-        self.disk.describe(path)
-    }
-}
-
-impl DiskFile for InterruptedFile {
-    fn length(&self) -> io::Result<u64> {
-        self.file.length()
-    }
-
-    fn allocate(&self, bytes: u64) -> io::Result<()> {
-        self.file.allocate(bytes)
-    }
-
-    fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
-        self.file.write_at(bufs, offset)
-    }
-
-    fn read_at(&self, offset: u64, len: usize, into: &mut Vec<u8>) -> io::Result<usize> {
-        let read = self.file.read_at(offset, len, into);
-        let then = self.then.lock().take();
+    fn read_at(
+        &self,
+        below: &dyn DiskFile,
+        offset: u64,
+        len: usize,
+        into: &mut Vec<u8>,
+    ) -> io::Result<usize> {
+        let read = below.read_at(offset, len, into);
+        let then = self.0.lock().take();
         if let Some(then) = then {
             then();
         }
         read
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.file.sync()
-    }
-
-    fn truncate(&self, len: u64) -> io::Result<()> {
-        self.file.truncate(len)
     }
 }
 
@@ -224,7 +163,8 @@ impl DiskFile for InterruptedFile {
 #[test]
 fn a_checkpoint_that_comes_while_a_backup_begins_costs_it_no_message() {
     let then = Then::default();
-    let disk = Interrupted { disk: SimDisk::new(1 << 26), then: Arc::clone(&then) };
+    let disk = Arc::new(SimDisk::new(1 << 26));
+    let disk = OverDisk { disk, over: Interrupted(Arc::clone(&then)) };
     let engine = recovery::open(Arc::new(disk), options()).unwrap();
     let recovery::Engine { shared, mut writer, mut keeper, .. } = engine;
     let write = |writer: &mut Writer| {

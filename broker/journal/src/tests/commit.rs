@@ -2,8 +2,9 @@
 //! a clock. The journal's own threads run; the disk writes down what is asked of it and can hold a
 //! sync back. Where something must not wait, its timer is set to an hour.
 
+use super::super::storage::DiskFile;
+use super::super::storage::over::{Over, OverDisk};
 use super::super::storage::sim::SimDisk;
-use super::super::storage::{Disk, DiskFile};
 use super::super::{Options, open_on};
 use super::{A, B, batch_of, small};
 use parking_lot::{Condvar, Mutex};
@@ -41,8 +42,8 @@ struct Recorder {
     notes: Arc<(Mutex<Notes>, Condvar)>,
 }
 
-struct RecordedFile {
-    file: Arc<dyn DiskFile>,
+/// Of a segment that is being written.
+struct Recorded {
     /// Records have been written and not synced.
     dirty: AtomicBool,
     notes: Arc<(Mutex<Notes>, Condvar)>,
@@ -66,57 +67,11 @@ impl Recorder {
     }
 }
 
-impl Disk for Recorder {
-    fn create(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let file = self.disk.create(path)?;
-        if !path.ends_with(".new") {
-            return Ok(file);
-        }
-        Ok(Arc::new(RecordedFile {
-            file,
-            dirty: AtomicBool::new(false),
-            notes: Arc::clone(&self.notes),
-        }))
+impl Recorded {
+    fn new(notes: &Arc<(Mutex<Notes>, Condvar)>) -> Recorded {
+        Recorded { dirty: AtomicBool::new(false), notes: Arc::clone(notes) }
     }
 
-    fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
-        self.disk.open(path)
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-
-    fn unlink(&self, path: &str) -> io::Result<()> {
-        self.disk.unlink(path)
-    }
-
-    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
-        self.disk.list(dir)
-    }
-
-    fn make_dir(&self, dir: &str) -> io::Result<()> {
-        self.disk.make_dir(dir)
-    }
-
-    fn sync_dir(&self, dir: &str) -> io::Result<()> {
-        self.disk.sync_dir(dir)
-    }
-
-    fn lock(&self, path: &str) -> io::Result<Box<dyn Send + Sync>> {
-        self.disk.lock(path)
-    }
-
-    fn free_bytes(&self) -> io::Result<u64> {
-        self.disk.free_bytes()
-    }
-
-    fn describe(&self, path: &str) -> String {
-        self.disk.describe(path)
-    }
-}
-
-impl RecordedFile {
     fn note(&self, step: Step) {
         let (notes, changed) = &*self.notes;
         notes.lock().steps.push(step);
@@ -124,17 +79,13 @@ impl RecordedFile {
     }
 }
 
-impl DiskFile for RecordedFile {
-    fn length(&self) -> io::Result<u64> {
-        self.file.length()
+impl Over for Recorded {
+    fn of_file(&self, path: &str, created: bool) -> io::Result<Option<Self>> {
+        Ok((created && path.ends_with(".new")).then(|| Recorded::new(&self.notes)))
     }
 
-    fn allocate(&self, bytes: u64) -> io::Result<()> {
-        self.file.allocate(bytes)
-    }
-
-    fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
-        self.file.write_at(bufs, offset)?;
+    fn write_at(&self, below: &dyn DiskFile, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        below.write_at(bufs, offset)?;
         // The header is written when the segment is made, by another thread.
         if offset > 0 {
             self.dirty.store(true, Ordering::Release);
@@ -143,13 +94,9 @@ impl DiskFile for RecordedFile {
         Ok(())
     }
 
-    fn read_at(&self, offset: u64, len: usize, into: &mut Vec<u8>) -> io::Result<usize> {
-        self.file.read_at(offset, len, into)
-    }
-
-    fn sync(&self) -> io::Result<()> {
+    fn sync(&self, below: &dyn Fn() -> io::Result<()>) -> io::Result<()> {
         if !self.dirty.swap(false, Ordering::AcqRel) {
-            return self.file.sync();
+            return below();
         }
         let (notes, changed) = &*self.notes;
         let mut held = notes.lock();
@@ -160,13 +107,9 @@ impl DiskFile for RecordedFile {
         }
         held.waits = false;
         drop(held);
-        self.file.sync()?;
+        below()?;
         self.note(Step::Sync);
         Ok(())
-    }
-
-    fn truncate(&self, len: u64) -> io::Result<()> {
-        self.file.truncate(len)
     }
 }
 
@@ -174,7 +117,9 @@ impl DiskFile for RecordedFile {
 fn open_recorded(lazy_delay: Duration, lazy_bytes_max: usize) -> (Recorder, Opened) {
     let disk = Recorder { disk: SimDisk::new(1 << 30), notes: Arc::default() };
     let options = Options { lazy_delay, lazy_bytes_max, ..small(1 << 20) };
-    let opened = open_on(Arc::new(disk.clone()), options).expect("opens");
+    let over = Recorded::new(&disk.notes);
+    let recorded = OverDisk { disk: Arc::new(disk.disk.clone()), over };
+    let opened = open_on(Arc::new(recorded), options).expect("opens");
     // The record of this opening's epoch.
     disk.steps_once(|notes| notes.steps.len() >= 2);
     (disk, opened)

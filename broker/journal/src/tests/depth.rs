@@ -1,13 +1,14 @@
 //! What may not grow with the depth of a backlog: what a restart reads, and what a page of it reads.
 
-use super::super::storage::{Disk, DiskFile, RealDisk};
+use super::super::storage::over::{Over, OverDisk};
+use super::super::storage::{DiskFile, RealDisk};
 use super::super::{Options, open_on};
 use super::{A, batch_of, small};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use restante_actors::journal::{Backlog, End, Lane, Opened, Read, Settle};
 use restante_protocol::id::PeerId;
-use std::io::{self, IoSlice};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,84 +17,32 @@ use std::time::Duration;
 /// So large that the checkpoint of each is affordable: 2 % of what is written.
 const SEGMENT_BYTES: u64 = 512 * 1024;
 
-/// The real disk, counting the bytes that are read from it.
+/// Counts the bytes that are read.
+#[derive(Clone)]
 struct Counted {
-    disk: RealDisk,
     read: Arc<AtomicU64>,
     /// While this is locked, no history is opened.
     history: Arc<Mutex<()>>,
 }
 
-struct CountedFile {
-    file: Arc<dyn DiskFile>,
-    read: Arc<AtomicU64>,
-}
-
-impl Counted {
-    fn wrap(&self, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
-        Arc::new(CountedFile { file, read: Arc::clone(&self.read) })
-    }
-}
-
-impl Disk for Counted {
-    fn create(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
-        self.disk.create(path).map(|file| self.wrap(file))
-    }
-    fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
+impl Over for Counted {
+    fn of_file(&self, path: &str, _created: bool) -> io::Result<Option<Self>> {
         if path.starts_with("history/") {
             drop(self.history.lock());
         }
-        self.disk.open(path).map(|file| self.wrap(file))
+        Ok(Some(self.clone()))
     }
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn unlink(&self, path: &str) -> io::Result<()> {
-        self.disk.unlink(path)
-    }
-    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
-        self.disk.list(dir)
-    }
-    fn make_dir(&self, dir: &str) -> io::Result<()> {
-        self.disk.make_dir(dir)
-    }
-    fn sync_dir(&self, dir: &str) -> io::Result<()> {
-        self.disk.sync_dir(dir)
-    }
-    fn lock(&self, path: &str) -> io::Result<Box<dyn Send + Sync>> {
-        self.disk.lock(path)
-    }
-    fn free_bytes(&self) -> io::Result<u64> {
-        self.disk.free_bytes()
-    }
-    fn describe(&self, path: &str) -> String {
-        self.disk.describe(path)
-    }
-}
 
-impl DiskFile for CountedFile {
-    fn length(&self) -> io::Result<u64> {
-        self.file.length()
-    }
-    fn allocate(&self, bytes: u64) -> io::Result<()> {
-        self.file.allocate(bytes)
-    }
-    fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
-        self.file.write_at(bufs, offset)
-    }
-    fn read_at(&self, offset: u64, len: usize, into: &mut Vec<u8>) -> io::Result<usize> {
-        let got = self.file.read_at(offset, len, into)?;
+    fn read_at(
+        &self,
+        below: &dyn DiskFile,
+        offset: u64,
+        len: usize,
+        into: &mut Vec<u8>,
+    ) -> io::Result<usize> {
+        let got = below.read_at(offset, len, into)?;
         self.read.fetch_add(got as u64, Ordering::Relaxed);
         Ok(got)
-    }
-    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
-        self.file.next_data(offset)
-    }
-    fn sync(&self) -> io::Result<()> {
-        self.file.sync()
-    }
-    fn truncate(&self, len: u64) -> io::Result<()> {
-        self.file.truncate(len)
     }
 }
 
@@ -104,8 +53,8 @@ fn opened(dir: &Path) -> (Opened, Arc<AtomicU64>) {
 
 fn opened_with_history(dir: &Path) -> (Opened, Arc<AtomicU64>, Arc<Mutex<()>>) {
     let (read, history) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(())));
-    let disk = RealDisk::new(dir);
-    let disk = Counted { disk, read: Arc::clone(&read), history: Arc::clone(&history) };
+    let over = Counted { read: Arc::clone(&read), history: Arc::clone(&history) };
+    let disk = OverDisk { disk: Arc::new(RealDisk::new(dir)), over };
     // Only the end of a segment asks for a checkpoint.
     let options = Options { checkpoint_bytes: u64::MAX, ..small(SEGMENT_BYTES) };
     (open_on(Arc::new(disk), options).unwrap(), read, history)
