@@ -147,8 +147,8 @@ FAULTS = [
     Fault(
         "segment reclaimed too early",
         "checkpoint.rs",
-        ".filter(|segment| segment.live > 0 || segment.next.is_none())",
-        ".filter(|segment| segment.live > 1 || segment.next.is_none())",
+        ".filter(|s| s.live > 0 || is_replayed(s))",
+        ".filter(|s| s.live > 1 || is_replayed(s))",
     ),
     Fault(
         "file renamed before its sync",
@@ -207,8 +207,8 @@ FAULTS = [
     Fault(
         "what is live is not kept from the reclaimed",
         "keeper.rs",
-        "        && segment.live == 0\n",
-        "",
+        "    segment.live == 0 && matches!(segment.index, Place::File)\n",
+        "    matches!(segment.index, Place::File)\n",
     ),
     Fault(
         "settle counted twice",
@@ -218,9 +218,9 @@ FAULTS = [
     ),
     Fault(
         "history lost with a segment whose index is not written",
-        "keeper.rs",
-        "        snapshot.keep_unindexed(&self.shared.state.lock());\n",
-        "        snapshot.position += 0;\n",
+        "checkpoint.rs",
+        "self.segments.insert(place, SegmentNote { id, first, live: 0 });",
+        "let _ = (id, first);",
     ),
     Fault(
         "a source that cannot be opened is the journal's end",
@@ -231,8 +231,8 @@ FAULTS = [
     Fault(
         "no room for a copy on a full disk",
         "compact/copy.rs",
-        "shared.with_room(Purpose::Copy, || file.allocate(bytes))",
-        "file.allocate(bytes)",
+        "shared.with_room(Purpose::Copy, attempt)",
+        "attempt()",
     ),
     Fault(
         "reclaiming waits for an index",
@@ -250,7 +250,7 @@ FAULTS = [
     Fault(
         "spare segment lost where it could not be made ready",
         "keeper.rs",
-        "            .inspect_err(|_| self.pool.lock().spares.extend(spare))\n",
+        "            .inspect_err(|_| self.pool.lock().spares.extend(spare.map(|(spare, _)| spare)))\n",
         "",
     ),
     Fault(
