@@ -125,7 +125,7 @@ impl Walk {
         let from = self.at;
         let mut at = from + 1;
         while at + RECORD_HEADER_BYTES as u64 <= self.end {
-            let view = self.view(at, CHUNK_BYTES)?;
+            let view = self.rest(at)?;
             // A segment is mostly unwritten after a crash: what begins with zeros only is passed
             // over at the speed of memory, and not even read where the disk knows that it was never
             // written. No record's header is all zero.
@@ -147,6 +147,14 @@ impl Walk {
         }
         self.at = from;
         Ok(None)
+    }
+
+    /// What the window has from `at` on, another one if that is no whole header. A used segment is full
+    /// of places that look like a header: what is behind one is not read again for each.
+    fn rest(&mut self, at: u64) -> io::Result<&[u8]> {
+        let has = (self.window_at + self.window.len() as u64).saturating_sub(at) as usize;
+        let is_enough = at >= self.window_at && has >= RECORD_HEADER_BYTES;
+        self.view(at, if is_enough { has } else { CHUNK_BYTES })
     }
 
     /// Up to `len` bytes at `at`, fewer only at the end of the file.

@@ -110,6 +110,31 @@ fn a_restart_reads_no_more_of_a_deep_backlog_than_of_a_shallow_one() {
 }
 
 #[test]
+fn a_restart_reads_a_segment_that_has_been_used_before_a_few_times_at_most() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut journal, _) = opened(dir.path());
+    for round in 1..=4 {
+        fill(&mut journal, 4);
+        let Backlog { newest, floor, .. } = journal.journal.backlog(A);
+        let numbers = (floor + 1..=newest).collect();
+        journal.journal.settle(Settle::acked(A, 1, newest, numbers));
+        journal.journal.flush(round);
+        while !matches!(journal.completions.blocking_recv().unwrap().end, End::Flushed(told) if told == round)
+        {
+        }
+        journal.journal.checkpoint(Bytes::from_static(b"S"));
+    }
+    journal.journal.close();
+    drop(journal);
+    let files = std::fs::read_dir(dir.path().join("segments")).unwrap();
+    let bytes: u64 = files.map(|file| file.unwrap().metadata().unwrap().len()).sum();
+    assert!(bytes > 2 * SEGMENT_BYTES, "some are kept to be written again");
+    let (_journal, read) = opened(dir.path());
+    let read = read.load(Ordering::Relaxed);
+    assert!(read < 4 * bytes, "{read} bytes of {bytes}");
+}
+
+#[test]
 fn a_restart_opens_an_index_once_whoever_has_acked_from_its_segment() {
     const PEERS: u32 = 2_000;
     let dir = tempfile::tempdir().unwrap();
