@@ -207,8 +207,8 @@ FAULTS = [
     Fault(
         "what is live is not kept from the reclaimed",
         "keeper.rs",
-        "    segment.live == 0 && matches!(segment.index, Place::File)\n",
-        "    matches!(segment.index, Place::File)\n",
+        "        && is_done(segment)\n        && !kept.contains(&segment.id)\n",
+        "        && matches!(segment.index, Place::File)\n",
     ),
     Fault(
         "settle counted twice",
