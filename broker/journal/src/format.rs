@@ -226,16 +226,30 @@ impl RecordHeader {
         })
     }
 
-    /// Checks the record at the front of `bytes`, which hold it whole.
-    pub(super) fn check(seed: Seed, bytes: &[u8]) -> Result<RecordHeader, RecordError> {
+    /// Where the record's payload begins; what is before it has a checksum of its own.
+    pub(super) fn payload_from(&self) -> usize {
+        RECORD_HEADER_BYTES + self.payload_at as usize
+    }
+
+    /// Checks the record at the front of `bytes` up to its payload.
+    pub(super) fn check_head(seed: Seed, bytes: &[u8]) -> Result<RecordHeader, RecordError> {
         let header = RecordHeader::peek(bytes).ok_or(RecordError::NotARecord)?;
-        let payload_from = RECORD_HEADER_BYTES + header.payload_at as usize;
-        let end = record_bytes(header.length as usize);
-        if payload_from > end || end > bytes.len() {
+        let payload_from = header.payload_from();
+        if payload_from > record_bytes(header.length as usize) || payload_from > bytes.len() {
             return Err(RecordError::NotARecord);
         }
         let crc = crc32c(&bytes[8..payload_from]) ^ seed.mask(header.length);
-        if crc != be_u32(&bytes[4..]) {
+        match crc == be_u32(&bytes[4..]) {
+            true => Ok(header),
+            false => Err(RecordError::NotARecord),
+        }
+    }
+
+    /// Checks the record at the front of `bytes`, which hold it whole.
+    pub(super) fn check(seed: Seed, bytes: &[u8]) -> Result<RecordHeader, RecordError> {
+        let header = RecordHeader::check_head(seed, bytes)?;
+        let (payload_from, end) = (header.payload_from(), record_bytes(header.length as usize));
+        if end > bytes.len() {
             return Err(RecordError::NotARecord);
         }
         if crc32c(&bytes[payload_from..end]) != be_u32(&bytes[8..]) {

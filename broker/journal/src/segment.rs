@@ -98,6 +98,14 @@ impl Walk {
             return Ok(Found::Nothing);
         }
         let seed = self.seed;
+        let is_read = self.at + len as u64 <= self.window_at + self.window.len() as u64;
+        if !is_read {
+            // Its length may be anything. So much is read only for what is a record.
+            let head = self.view(self.at, header.payload_from())?;
+            if RecordHeader::check_head(seed, head).is_err() {
+                return Ok(Found::Nothing);
+            }
+        }
         Ok(match RecordHeader::check(seed, self.view(self.at, len)?) {
             Ok(header) => Found::Record(header),
             Err(RecordError::BadPayload(header)) => Found::BadPayload(header),
