@@ -348,7 +348,7 @@ impl Inner {
             return Ok(());
         }
         let changes = match dir_of(from) == dir_of(to) {
-            true => vec![NameChange::Rename(from.to_owned(), to.to_owned())],
+            true => vec![NameChange::Rename(from.to_owned(), to.to_owned(), id)],
             false => {
                 vec![NameChange::Link(to.to_owned(), id), NameChange::Leave(from.to_owned(), id)]
             }

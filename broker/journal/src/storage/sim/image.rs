@@ -50,8 +50,8 @@ pub(super) enum Change {
 #[derive(Clone)]
 pub(super) enum NameChange {
     Create(String, u64),
-    /// Within one directory.
-    Rename(String, String),
+    /// Within one directory. The file takes its new name, whatever has become of the old one.
+    Rename(String, String, u64),
     /// The first half of a rename into another directory: the file has both names.
     Link(String, u64),
     /// The second half, which never comes without the first.
@@ -127,10 +127,11 @@ impl NameChange {
             NameChange::Create(name, id) | NameChange::Link(name, id) => {
                 names.insert(name.clone(), *id);
             }
-            NameChange::Rename(from, to) => {
-                if let Some(id) = names.remove(from) {
-                    names.insert(to.clone(), id);
+            NameChange::Rename(from, to, id) => {
+                if names.get(from) == Some(id) {
+                    names.remove(from);
                 }
+                names.insert(to.clone(), *id);
             }
             NameChange::Leave(name, id) => {
                 if names.iter().any(|(other, named)| named == id && other != name) {
@@ -146,8 +147,7 @@ impl NameChange {
     pub(super) fn concerns(&self, dir: &str, left: &BTreeSet<u64>) -> bool {
         match self {
             NameChange::Create(name, _) | NameChange::Unlink(name) => dir_of(name) == dir,
-            NameChange::Rename(from, _) => dir_of(from) == dir,
-            NameChange::Leave(from, _) => dir_of(from) == dir,
+            NameChange::Rename(from, ..) | NameChange::Leave(from, _) => dir_of(from) == dir,
             NameChange::Link(to, id) => dir_of(to) == dir || left.contains(id),
         }
     }
