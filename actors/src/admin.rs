@@ -283,6 +283,7 @@ impl Sources {
                 let (at, attempts) = (WallMillis(park.at_ms), u32::from(park.attempts));
                 (MessageState::Parked { at, reason: park.reason }, attempts)
             }
+            Some(Ended::Done) => (MessageState::Done, 0),
             None => match self.parked_at(&receiver).await? {
                 Some(at) => (MessageState::Parked { at, reason: REMOVED.to_owned() }, 0),
                 None => self.open_state(number, peer).await,

@@ -269,7 +269,7 @@ pub enum Ended {
     Settled {
         /// How.
         outcome: Outcome,
-        /// When; 0 if it is certain that it ended, and the record of how is no longer kept.
+        /// When.
         at_ms: u64,
         /// With `Moved`: to whom.
         moved_to: PeerId,
@@ -280,6 +280,8 @@ pub enum Ended {
     },
     /// Parked.
     Parked(ParkRecord),
+    /// Settled; the record of how and when is no longer kept.
+    Done,
 }
 
 /// Why a message could not be looked up.

@@ -215,4 +215,6 @@ pub enum MessageState {
         /// To whom.
         to: String,
     },
+    /// It ended in one of these ways; the record of which and when is no longer kept.
+    Done,
 }

@@ -146,5 +146,6 @@ fn found(state: MessageState) -> Option<Result<Bytes, CallError>> {
         MessageState::Expired { .. } => unanswered("expired".to_owned()),
         MessageState::Purged { .. } => unanswered("purged".to_owned()),
         MessageState::Moved { to, .. } => unanswered(format!("moved to {to}")),
+        MessageState::Done => unanswered("done, and how is no longer kept".to_owned()),
     }
 }

@@ -4,12 +4,24 @@
 //! A history file is a segment's index, cut behind the settles. Its name has the segment's id and
 //! when it became history, in milliseconds since the Unix epoch: `history/ID-TIME.idx`. That time counts
 //! for its age, and the oldest go first.
+//!
+//! A parked message stays, and so does why it is parked: of a history file that goes, the parks of
+//! messages that still are stay as `history/ID-TIME.parks`, outside of what is kept by time and size.
+//! They are no more than there are parked messages, and looked through again when they are old.
 
-use super::index::{IndexError, IndexFile};
+use super::format::{FileKind, is_cold};
+use super::index::{EMPTY_HISTORY_BYTES, IndexError, IndexFacts, IndexFile, SegmentIndex, Settles};
+use super::room::Purpose;
 use super::shared::Shared;
+use super::state::Standing;
 use super::storage::{is_shortage, remove};
 use restante_protocol::id::MessageNumber;
+use restante_protocol::record::RecordKind;
 use std::io;
+
+/// How old parks are before they are looked through for those that nobody waits for any more, in
+/// milliseconds, if other history is not kept longer.
+const PARKS_AGE_MS_MIN: u64 = 24 * 60 * 60 * 1000;
 
 /// One history file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,24 +32,56 @@ pub(super) struct HistoryNote {
     pub(super) bytes: u64,
     /// When it became history.
     pub(super) kept_ms: u64,
+    pub(super) keeps: Keeps,
+}
+
+/// What a history file has of what a segment's index said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Keeps {
+    /// Messages, settles and parks.
+    All,
+    /// Parks of messages that were parked when the rest went.
+    Parks,
+}
+
+impl Keeps {
+    fn extension(self) -> &'static str {
+        match self {
+            Keeps::All => "idx",
+            Keeps::Parks => "parks",
+        }
+    }
 }
 
 impl HistoryNote {
     pub(super) fn path(&self) -> String {
-        path(self.id, self.kept_ms)
+        path(self.id, self.kept_ms, self.keeps)
+    }
+
+    /// Whether it has all that there is to know of these numbers.
+    fn stands_for(&self, first: MessageNumber, next: MessageNumber) -> bool {
+        self.keeps == Keeps::All && self.first <= first && next <= self.next
+    }
+
+    /// Whether all it says is that between its numbers nobody's message began or ended. Neighbours
+    /// of this kind become one file: starts without any traffic leave no more than one behind.
+    fn is_empty(&self) -> bool {
+        self.bytes == EMPTY_HISTORY_BYTES && self.keeps == Keeps::All && !is_cold(self.id)
     }
 }
 
 /// The name of what is left of a segment.
-pub(super) fn path(id: u64, kept_ms: u64) -> String {
-    format!("history/{id:012x}-{kept_ms:012x}.idx")
+pub(super) fn path(id: u64, kept_ms: u64, keeps: Keeps) -> String {
+    format!("history/{id:012x}-{kept_ms:012x}.{}", keeps.extension())
 }
 
-/// The id and the time in a history file's name, without its directory.
-pub(super) fn parse_name(name: &str) -> Option<(u64, u64)> {
-    let (id, kept_ms) = name.strip_suffix(".idx")?.split_once('-')?;
+/// The id and the time in a history file's name, without its directory, and what it keeps.
+pub(super) fn parse_name(name: &str) -> Option<(u64, u64, Keeps)> {
+    let (stem, extension) = name.split_once('.')?;
+    let keeps = [Keeps::All, Keeps::Parks].into_iter().find(|k| k.extension() == extension)?;
+    let (id, kept_ms) = stem.split_once('-')?;
     let number = |hex: &str| u64::from_str_radix(hex, 16).ok().filter(|_| hex.len() == 12);
-    Some((number(id)?, number(kept_ms)?))
+    Some((number(id)?, number(kept_ms)?, keeps))
 }
 
 impl Shared {
@@ -49,13 +93,25 @@ impl Shared {
         next: MessageNumber,
     ) -> io::Result<()> {
         let from = Shared::index_path(id);
+        if self.history_of(id).is_some_and(|note| note.stands_for(first, next)) {
+            // It went there once, and the rest did not come after.
+            return remove(&*self.disk, &from);
+        }
+        let kept_ms = (self.options.now_ms)();
         let bytes = match IndexFile::open(&*self.disk, &from) {
-            Ok(index) if index.has_history() => index.history_bytes(),
+            Ok(index) => index.history_bytes(),
             Err(IndexError::Io(error)) if is_shortage(&error) => return Err(error),
-            // It answers nothing, or nothing any more; what it was about is done and gone.
-            Ok(_) | Err(_) => return remove(&*self.disk, &from),
+            // It answers nothing any more; what it was about is done and gone.
+            Err(_) => return remove(&*self.disk, &from),
         };
-        let note = HistoryNote { id, first, next, bytes, kept_ms: (self.options.now_ms)() };
+        let mut note = HistoryNote { id, first, next, bytes, kept_ms, keeps: Keeps::All };
+        if note.is_empty()
+            && let Some(gone) = self.empty_before(&mut note)
+        {
+            self.put_history(&note, SegmentIndex::default())?;
+            gone.iter().try_for_each(|note| self.let_go(note))?;
+            return remove(&*self.disk, &from);
+        }
         let file = self.disk.open(&from)?;
         // Whoever looks a message up tries the old name and then what is noted here: at no moment
         // neither leads to it.
@@ -66,30 +122,97 @@ impl Shared {
         file.truncate(bytes)
     }
 
+    /// Lets an empty note begin where its neighbours do that are empty too, and says which these are.
+    fn empty_before(&self, note: &mut HistoryNote) -> Option<Vec<HistoryNote>> {
+        let pool = self.pool.lock();
+        let empty = || pool.history.iter().filter(|other| other.is_empty());
+        let reaches = |first| empty().find(|other| other.next == first && other.first < first);
+        while let Some(before) = reaches(note.first) {
+            note.first = before.first;
+        }
+        // A crash may have left some of those that were put together before.
+        let range = note.first..=note.next;
+        let inside =
+            |other: &&HistoryNote| range.contains(&other.first) && range.contains(&other.next);
+        let gone: Vec<_> = empty().filter(inside).copied().collect();
+        (!gone.is_empty()).then_some(gone)
+    }
+
     /// Removes the oldest history beyond what is to be kept; nothing while a backup is taken.
     pub(super) fn drop_old_history(&self) -> io::Result<()> {
-        let now = (self.options.now_ms)();
+        let now_ms = (self.options.now_ms)();
         loop {
             let Some(_leave) = self.pins.removal() else { return Ok(()) };
-            let gone = {
-                let mut pool = self.pool.lock();
-                let kept: u64 = pool.history.iter().map(|note| note.bytes).sum();
-                let oldest = pool.history.iter().enumerate().min_by_key(|(_, n)| (n.kept_ms, n.id));
-                let Some((place, oldest)) = oldest else { return Ok(()) };
-                let age_ms = now.saturating_sub(oldest.kept_ms);
-                if kept <= self.options.history_bytes_max && age_ms <= self.options.history_ms_max {
-                    return Ok(());
-                }
-                pool.history.swap_remove(place)
-            };
-            remove(&*self.disk, &gone.path())?;
+            let Some(oldest) = self.surplus_history(now_ms) else { return Ok(()) };
+            self.keep_parks(&oldest, now_ms)?;
+            self.let_go(&oldest)?;
         }
     }
 
-    /// Where the history of a segment is, if there is any.
-    pub(super) fn history_of(&self, id: u64) -> Option<String> {
+    /// The oldest history file, if it is older than it is to be kept, or all are more.
+    fn surplus_history(&self, now_ms: u64) -> Option<HistoryNote> {
         let pool = self.pool.lock();
-        pool.history.iter().find(|note| note.id == id).map(HistoryNote::path)
+        let oldest = |keeps| {
+            let notes = pool.history.iter().filter(move |note| note.keeps == keeps);
+            notes.min_by_key(|note| (note.kept_ms, note.id))
+        };
+        let counted = pool.history.iter().filter(|note| note.keeps == Keeps::All);
+        let kept: u64 = counted.map(|note| note.bytes).sum();
+        let age_max = self.options.history_ms_max;
+        let is_older = |note: &HistoryNote, max| now_ms.saturating_sub(note.kept_ms) > max;
+        let all = oldest(Keeps::All)
+            .filter(|note| kept > self.options.history_bytes_max || is_older(note, age_max));
+        let parks =
+            || oldest(Keeps::Parks).filter(|note| is_older(note, age_max.max(PARKS_AGE_MS_MIN)));
+        all.or_else(parks).copied()
+    }
+
+    /// Keeps of a history file that goes why messages are parked that still are.
+    fn keep_parks(&self, gone: &HistoryNote, now_ms: u64) -> io::Result<()> {
+        let opened = IndexFile::open(&*self.disk, &gone.path());
+        let parks = match opened.and_then(|index| index.parks()) {
+            Ok(parks) => parks,
+            Err(IndexError::Io(error)) if is_shortage(&error) => return Err(error),
+            // What cannot be read any more is lost to the ledger either way.
+            Err(_) => return Ok(()),
+        };
+        let mut settles = Settles::default();
+        for park in parks {
+            if self.state.lock().standing(park.peer, park.number) == Standing::Parked {
+                let mut body = Vec::new();
+                park.encode(&mut body);
+                settles.push(RecordKind::Park, &body);
+            }
+        }
+        if settles.is_empty() {
+            return Ok(());
+        }
+        let note = HistoryNote { kept_ms: now_ms, keeps: Keeps::Parks, ..*gone };
+        self.put_history(&note, SegmentIndex { settles, ..SegmentIndex::default() })
+    }
+
+    /// Writes a history file.
+    fn put_history(&self, note: &HistoryNote, index: SegmentIndex) -> io::Result<()> {
+        let HistoryNote { id, first, next, .. } = *note;
+        let facts = IndexFacts { id, first, next, data_end: 0 };
+        let bytes = index.encode(&self.header(FileKind::Index, id), &facts);
+        // What goes for it is larger.
+        self.put_file(Purpose::Reclaim, &note.path(), &bytes)?;
+        self.disk.sync_dir("history")?;
+        self.pool.lock().history.push(HistoryNote { bytes: bytes.len() as u64, ..*note });
+        Ok(())
+    }
+
+    fn let_go(&self, gone: &HistoryNote) -> io::Result<()> {
+        self.pool.lock().history.retain(|note| note != gone);
+        remove(&*self.disk, &gone.path())
+    }
+
+    /// The history of a segment, if there is any.
+    pub(super) fn history_of(&self, id: u64) -> Option<HistoryNote> {
+        let pool = self.pool.lock();
+        let of_it = pool.history.iter().filter(|note| note.id == id);
+        of_it.min_by_key(|note| (note.keeps, note.kept_ms)).copied()
     }
 }
 
@@ -99,9 +222,11 @@ mod tests {
 
     #[test]
     fn a_name_says_when() {
-        let name = path(0x8000_0000_0007, 1_700_000_000_000);
-        let name = name.strip_prefix("history/").unwrap();
-        assert_eq!(parse_name(name), Some((0x8000_0000_0007, 1_700_000_000_000)));
+        for keeps in [Keeps::All, Keeps::Parks] {
+            let name = path(0x8000_0000_0007, 1_700_000_000_000, keeps);
+            let name = name.strip_prefix("history/").unwrap();
+            assert_eq!(parse_name(name), Some((0x8000_0000_0007, 1_700_000_000_000, keeps)));
+        }
         for other in ["000000000001.idx", "1-2.idx", "000000000001-00000000000g.idx", "x"] {
             assert_eq!(parse_name(other), None, "{other}");
         }

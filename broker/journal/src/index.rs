@@ -33,6 +33,8 @@ const FIXED_BYTES: usize = 64;
 const ENTRY_BYTES: usize = 32;
 /// Bytes of a settle directory entry.
 const SETTLE_ENTRY_BYTES: usize = 24;
+/// Bytes of the history of a segment in which there was neither a message nor a settle.
+pub(super) const EMPTY_HISTORY_BYTES: u64 = PARTS_FROM + EMPTY_RUN_BYTES as u64;
 
 /// What is known of one segment's contents.
 #[derive(Debug, Default)]
@@ -64,6 +66,10 @@ impl Settles {
 
     pub(super) fn absorb(&mut self, tail: &mut Settles) {
         self.bytes.append(&mut tail.bytes);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
     }
 
     /// The records of one peer, in the order of the log.
@@ -275,16 +281,43 @@ impl IndexFile {
         peer: PeerId,
         number: MessageNumber,
     ) -> Result<Vec<SettleOrPark>, IndexError> {
-        let parts = &self.parts;
-        let at = PARTS_FROM + u64::from(parts.messages);
-        let (len, crc) = (parts.settle_directory, parts.settle_directory_crc);
-        let directory = self.part(at, len, crc, "its settle directory")?;
+        let directory = self.settle_directory()?;
         let mut entries = directory.chunks_exact(SETTLE_ENTRY_BYTES);
         let entry = entries.find(|entry| be_u32(entry) == peer.0 && be_u64(&entry[4..]) >= number);
         let Some(entry) = entry else { return Ok(Vec::new()) };
-        let at = at + u64::from(len) + u64::from(be_u32(&entry[12..]));
+        Ok(self.settles_at(entry)?.of(peer).collect())
+    }
+
+    /// The parks of every peer, but for those whose part is damaged.
+    pub(super) fn parks(&self) -> Result<Vec<ParkRecord>, IndexError> {
+        let mut parks = Vec::new();
+        for entry in self.settle_directory()?.chunks_exact(SETTLE_ENTRY_BYTES) {
+            let settles = match self.settles_at(entry) {
+                Ok(settles) => settles,
+                Err(error @ IndexError::Io(_)) => return Err(error),
+                Err(_) => continue,
+            };
+            parks.extend(settles.raw().filter_map(|raw| match raw.parse()? {
+                SettleOrPark::Park(park) => Some(park),
+                SettleOrPark::Settle(_) => None,
+            }));
+        }
+        Ok(parks)
+    }
+
+    fn settle_directory(&self) -> Result<Vec<u8>, IndexError> {
+        let at = PARTS_FROM + u64::from(self.parts.messages);
+        let (len, crc) = (self.parts.settle_directory, self.parts.settle_directory_crc);
+        self.part(at, len, crc, "its settle directory")
+    }
+
+    /// The records that this entry of the settle directory is about.
+    fn settles_at(&self, entry: &[u8]) -> Result<Settles, IndexError> {
+        let Parts { messages, settle_directory, .. } = self.parts;
+        let at = PARTS_FROM + u64::from(messages) + u64::from(settle_directory);
+        let at = at + u64::from(be_u32(&entry[12..]));
         let bytes = self.part(at, be_u32(&entry[16..]), be_u32(&entry[20..]), "its settles")?;
-        Ok(Settles { bytes }.of(peer).collect())
+        Ok(Settles { bytes })
     }
 
     /// Who has messages in the segment, by peer.
@@ -319,20 +352,9 @@ impl IndexFile {
 
     /// Checks the settles of every peer.
     pub(super) fn check_settles(&self) -> Result<(), IndexError> {
-        let parts = &self.parts;
-        let at = PARTS_FROM + u64::from(parts.messages);
-        let (len, crc) = (parts.settle_directory, parts.settle_directory_crc);
-        let directory = self.part(at, len, crc, "its settle directory")?;
-        let check = |entry: &[u8]| {
-            let at = at + u64::from(len) + u64::from(be_u32(&entry[12..]));
-            self.part(at, be_u32(&entry[16..]), be_u32(&entry[20..]), "its settles").map(drop)
-        };
-        directory.chunks_exact(SETTLE_ENTRY_BYTES).try_for_each(check)
-    }
-
-    /// Whether there is anything in it that the ledger could answer from.
-    pub(super) fn has_history(&self) -> bool {
-        self.parts.messages as usize > EMPTY_RUN_BYTES || self.parts.settles > 0
+        let directory = self.settle_directory()?;
+        let mut entries = directory.chunks_exact(SETTLE_ENTRY_BYTES);
+        entries.try_for_each(|entry| self.settles_at(entry).map(drop))
     }
 
     /// Length to which the file is cut when it becomes history.

@@ -5,7 +5,7 @@
 //! there, receiver by receiver, and ends with the first record that covers the message.
 
 use super::format::is_cold;
-use super::history::HistoryNote;
+use super::history::{HistoryNote, Keeps};
 use super::index::{IndexError, IndexFile, SettleOrPark};
 use super::refs::{MessageEntry, Messages};
 use super::shared::Shared;
@@ -35,6 +35,15 @@ struct Source {
 enum At {
     Stored,
     History,
+    /// Of which only parks are kept.
+    Parks,
+}
+
+/// A peer's settles and parks in one place.
+struct Said {
+    records: Vec<SettleOrPark>,
+    /// Whether these are all that stood in its range of numbers.
+    is_all: bool,
 }
 
 /// A question to the ledger.
@@ -77,7 +86,7 @@ impl Shared {
         let (source, entry) = self.entry_of(&sources, number)?;
         let body = match source.place {
             At::Stored => self.read_body(source.id, number, u64::from(entry.offset)),
-            At::History => None,
+            At::History | At::Parks => None,
         };
         let peers = entry.receivers.iter().map(|peer| PeerId(*peer));
         let standings: Vec<_> = {
@@ -103,7 +112,8 @@ impl Shared {
         let stored = self.state.lock().segments.first().map(|segment| segment.first);
         let pool = self.pool.lock();
         let retired = pool.retired.iter().map(|retired| retired.first);
-        let history = pool.history.iter().map(|note| note.first);
+        let all = pool.history.iter().filter(|note| note.keeps == Keeps::All);
+        let history = all.map(|note| note.first);
         retired.chain(history).chain(stored).min().unwrap_or(MessageNumber::MAX)
     }
 
@@ -116,7 +126,7 @@ impl Shared {
         let Some(lowest) = numbers.first().copied() else { return Vec::new() };
         let mut found = Vec::new();
         for source in self.sources_from(lowest).unwrap_or_default() {
-            for record in self.settles_of(source, peer, lowest) {
+            for record in self.settles_of(source, peer, lowest).records {
                 if let SettleOrPark::Park(park) = record
                     && numbers.remove(&park.number)
                 {
@@ -147,7 +157,10 @@ impl Shared {
         let history = |note: &HistoryNote| Source {
             first: note.first,
             next: note.next,
-            place: At::History,
+            place: match note.keeps {
+                Keeps::All => At::History,
+                Keeps::Parks => At::Parks,
+            },
             id: note.id,
         };
         sources.extend(pool.history.iter().map(history));
@@ -164,7 +177,7 @@ impl Shared {
         number: MessageNumber,
     ) -> Result<(Source, MessageEntry), LookupError> {
         let here = sources.iter().take_while(|source| source.first <= number);
-        let mut here: Vec<&Source> = here.collect();
+        let mut here: Vec<&Source> = here.filter(|source| source.place != At::Parks).collect();
         here.sort_by_key(|source| source.place);
         let (mut complete, mut unreadable) = (false, false);
         for source in here {
@@ -221,24 +234,32 @@ impl Shared {
     }
 
     fn messages_of(&self, source: Source) -> Result<Messages, IndexError> {
-        self.index_file(source)?.messages()
+        match self.index_file(source)? {
+            (file, Keeps::All) => file.messages(),
+            (_, Keeps::Parks) => Err(io::Error::from(io::ErrorKind::NotFound).into()),
+        }
     }
 
-    fn index_file(&self, source: Source) -> Result<IndexFile, IndexError> {
+    /// What is left of a source, and how much of it that is.
+    fn index_file(&self, source: Source) -> Result<(IndexFile, Keeps), IndexError> {
         let stored = match source.place {
-            At::Stored => IndexFile::open(&*self.disk, &Shared::index_path(source.id)),
-            At::History => Err(io::Error::from(io::ErrorKind::NotFound).into()),
+            At::Stored => IndexFile::open(&*self.disk, &Shared::index_path(source.id))
+                .map(|file| (file, Keeps::All)),
+            At::History | At::Parks => Err(io::Error::from(io::ErrorKind::NotFound).into()),
         };
-        // Reclaimed since the sources were listed: its index is history by now.
+        // Or reclaimed since the sources were listed: its index is history by now.
         stored.or_else(|error| match self.history_of(source.id) {
-            Some(path) => IndexFile::open(&*self.disk, &path),
+            Some(note) => Ok((IndexFile::open(&*self.disk, &note.path())?, note.keeps)),
             None => Err(error),
         })
     }
 
     /// The record by which a message ended for one peer. One that is still on its way to the disk
     /// (`may_come`) has not ended anything: a crash would bring the message back, and `None` says so.
-    /// That it ended is certain otherwise; where the record is no longer kept, the answer is an ack or a park at time 0.
+    /// That it ended is certain otherwise, though the record of how may no longer be kept.
+    ///
+    /// A floor passes over what earlier records settled too. It is the answer only where all records
+    /// between the message and it are kept.
     fn ended(
         &self,
         sources: &[Source],
@@ -248,42 +269,48 @@ impl Shared {
         may_come: bool,
     ) -> Option<Ended> {
         let mut parked = None;
+        // Up to here every settle has been looked at.
+        let mut whole_to = number;
+        let mut is_passed = false;
         for source in sources {
-            for record in self.settles_of(*source, peer, number) {
-                match record {
-                    SettleOrPark::Park(park) if park.number == number => {
-                        parked = Some(Ended::Parked(park));
-                        if standing == Standing::Parked {
-                            return parked;
-                        }
-                    }
-                    SettleOrPark::Settle(settle)
-                        if settles(
-                            &settle,
-                            number,
-                            parked.is_some() || standing == Standing::Parked,
-                        ) =>
-                    {
-                        return Some(settled(settle, number));
-                    }
-                    _ => {}
+            let follows = source.first <= whole_to;
+            let Said { records, is_all } = self.settles_of(*source, peer, number);
+            // The floor may have passed over a message just before it was parked.
+            let park = records.iter().find_map(|record| match record {
+                SettleOrPark::Park(park) if park.number == number => Some(park),
+                _ => None,
+            });
+            parked = parked.or_else(|| park.cloned());
+            if let (Standing::Parked, Some(park)) = (standing, &parked) {
+                return Some(Ended::Parked(park.clone()));
+            }
+            for record in records {
+                let SettleOrPark::Settle(settle) = record else { continue };
+                let is_open = parked.is_none() && standing != Standing::Parked;
+                let is_passed_here = is_open && number <= settle.floor;
+                if names(&settle, number) || (is_passed_here && follows) {
+                    return Some(settled(settle, number));
                 }
+                is_passed |= is_passed_here;
+            }
+            if follows && is_all {
+                whole_to = whole_to.max(source.next);
             }
         }
-        if parked.is_none() && (may_come || self.has_unwritten_settles()) {
-            return None;
+        let may_come = may_come || self.has_unwritten_settles();
+        match standing {
+            Standing::Parked if may_come => None,
+            Standing::Parked => {
+                // Its file was damaged, or a checkpoint knew of it and the record was never written.
+                let (at_ms, attempts, reason) = (0, 0, "the record of why is lost".to_owned());
+                Some(Ended::Parked(ParkRecord { peer, number, at_ms, attempts, reason }))
+            }
+            // All that was written has been looked at: a crash would bring it back.
+            _ if may_come && !is_passed && whole_to == MessageNumber::MAX => {
+                parked.map(Ended::Parked)
+            }
+            _ => Some(Ended::Done),
         }
-        if standing == Standing::Parked {
-            let park = ParkRecord { peer, number, at_ms: 0, attempts: 0, reason: String::new() };
-            return Some(Ended::Parked(park));
-        }
-        parked.or(Some(Ended::Settled {
-            outcome: Outcome::Acked,
-            at_ms: 0,
-            moved_to: PeerId::NONE,
-            attempts: 0,
-            value: None,
-        }))
     }
 
     fn has_unwritten_settles(&self) -> bool {
@@ -291,34 +318,40 @@ impl Shared {
     }
 
     /// A peer's settles and parks in one place, as far as they may be about `number`.
-    fn settles_of(&self, source: Source, peer: PeerId, number: MessageNumber) -> Vec<SettleOrPark> {
+    fn settles_of(&self, source: Source, peer: PeerId, number: MessageNumber) -> Said {
+        // A cold segment has copies of messages and of parks.
+        let all = |records| Said { records, is_all: !is_cold(source.id) };
         if source.place == At::Stored {
             let state = self.state.lock();
             let segment = state.segments.iter().find(|segment| segment.id == source.id);
             match segment.map(|segment| &segment.index) {
-                Some(Place::Active(index)) => return index.settles.of(peer).collect(),
-                Some(Place::Sealed(index)) => return index.settles.of(peer).collect(),
+                Some(Place::Active(index)) => return all(index.settles.of(peer).collect()),
+                Some(Place::Sealed(index)) => return all(index.settles.of(peer).collect()),
                 Some(Place::File) | None => {}
             }
         }
-        let error = match self.index_file(source).and_then(|file| file.settles_of(peer, number)) {
-            Ok(settles) => return settles,
-            Err(error) => error,
-        };
+        let found = self.index_file(source);
+        let error =
+            match found.and_then(|(file, keeps)| Ok((file.settles_of(peer, number)?, keeps))) {
+                Ok((records, Keeps::All)) => return all(records),
+                Ok((records, Keeps::Parks)) => return Said { records, is_all: false },
+                Err(error) => error,
+            };
         if source.place == At::Stored && self.rebuild_index(source.id, peer, error).is_ok() {
             let state = self.state.lock();
             let segment = state.segments.iter().find(|segment| segment.id == source.id);
             if let Some(Place::Sealed(index)) = segment.map(|segment| &segment.index) {
-                return index.settles.of(peer).collect();
+                return all(index.settles.of(peer).collect());
             }
         }
-        Vec::new()
+        Said { records: Vec::new(), is_all: false }
     }
 }
 
-/// Whether a record settles a message. A parked one is settled only by name: the floor passes over it.
-fn settles(settle: &SettleRecord, number: MessageNumber, parked: bool) -> bool {
-    (!parked && number <= settle.floor) || settle.above.binary_search(&number).is_ok()
+/// Whether a record says something of this message alone.
+fn names(settle: &SettleRecord, number: MessageNumber) -> bool {
+    settle.above.binary_search(&number).is_ok()
+        || settle.details.iter().any(|detail| detail.number == number)
 }
 
 fn settled(settle: SettleRecord, number: MessageNumber) -> Ended {

@@ -148,7 +148,7 @@ impl<'a> From<&'a ReceiverStatus> for Towards<'a> {
             answer: None,
         };
         match &status.state {
-            MessageState::Queued => {}
+            MessageState::Queued | MessageState::Done => {}
             MessageState::InFlight { since } => towards.since = Some(*since),
             MessageState::Retrying { next_attempt, reason } => {
                 towards.next_attempt = Some(*next_attempt);

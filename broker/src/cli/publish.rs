@@ -307,6 +307,11 @@ fn still_waiting(status: &MessageStatus) -> Result<Vec<String>, Failure> {
             MessageState::Expired { .. } => "expired".to_owned(),
             MessageState::Purged { .. } => "purged".to_owned(),
             MessageState::Moved { to, .. } => format!("moved to {to}"),
+            MessageState::Done => {
+                let what = "is done, and whether it was acked is no longer kept";
+                let what = format!("{} {what}: {name}", status.id);
+                return Err(Failure::new(Exit::Failed, what));
+            }
         };
         let what = format!("{} was not acked by {name}: {ended}", status.id);
         return Err(Failure::new(Exit::Failed, what));

@@ -82,6 +82,7 @@ pub(super) fn state_word(state: &MessageState) -> &'static str {
         MessageState::Expired { .. } => "expired",
         MessageState::Purged { .. } => "purged",
         MessageState::Moved { .. } => "moved",
+        MessageState::Done => "done",
     }
 }
 
@@ -105,6 +106,7 @@ pub(super) fn state(state: &MessageState) -> (Cell, Option<WallMillis>, String) 
             (Paint::Red, Some(*at), what)
         }
         MessageState::Moved { at, to } => (Paint::Dim, Some(*at), format!("to {to}")),
+        MessageState::Done => (Paint::Dim, None, "how is no longer kept".to_owned()),
     };
     ((Some(paint), state_word(state).to_owned()), at, what)
 }

@@ -381,6 +381,7 @@ fn message() -> MessageStatus {
         MessageState::Expired { at },
         MessageState::Purged { at, by: Some("restante-cli/0.1.0 127.0.0.1:50312".to_owned()) },
         MessageState::Moved { at, to: "returns".to_owned() },
+        MessageState::Done,
     ];
     let receiver =
         |(place, state)| ReceiverStatus { receiver: format!("r{place}"), state, attempts: 1 };

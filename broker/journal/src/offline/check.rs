@@ -408,8 +408,8 @@ impl Check<'_> {
         for other in others {
             self.problem(&other, None, "it is not a journal's file".to_owned());
         }
-        for (id, kept_ms) in notes {
-            let path = history::path(id, kept_ms);
+        for (id, kept_ms, keeps) in notes {
+            let path = history::path(id, kept_ms, keeps);
             let mut line = File { path: path.clone(), ..File::default() };
             let opened = IndexFile::open(&*self.offline.disk, &path);
             match opened

@@ -12,7 +12,7 @@ pub mod repair;
 use super::checkpoint::{self, Snapshot};
 use super::error::OpenError;
 use super::format::{FILE_HEADER_BYTES, FileHeader, FileKind, HeaderError};
-use super::history;
+use super::history::{self, Keeps};
 use super::keeper::CHECKPOINT_PATHS;
 use super::recovery::refuse_newer;
 use super::segment::read_header;
@@ -123,6 +123,7 @@ impl Offline {
         for name in self.list("history")? {
             match history::parse_name(&name) {
                 Some(note) => notes.push(note),
+                None if name.ends_with(".tmp") => {}
                 None => others.push(format!("history/{name}")),
             }
         }
@@ -141,8 +142,8 @@ impl Offline {
 
 /// A copy of the checkpoint, or what is wrong with it.
 type ReadCheckpoint = Result<(Snapshot, Bytes), String>;
-/// What the name of a history file says: the segment's id, and when it became history.
-type HistoryName = (u64, u64);
+/// What the name of a history file says: the segment's id, when it became history, and what is kept.
+type HistoryName = (u64, u64, Keeps);
 
 /// Reads a file whole, or its first bytes.
 fn read_whole(disk: &dyn Disk, path: &str, bytes_max: u64) -> io::Result<Vec<u8>> {

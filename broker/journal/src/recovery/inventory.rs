@@ -3,20 +3,20 @@
 use super::super::checkpoint::{PeerNote, Snapshot};
 use super::super::error::OpenError;
 use super::super::format::{COLD_BIT, FLAG_FIRST, HeaderError, Seed, is_cold, record_bytes};
-use super::super::history::{self, HistoryNote};
+use super::super::history::{self, HistoryNote, Keeps};
 use super::super::index::{DirectoryEntry, IndexError, IndexFacts, IndexFile};
 use super::super::options::Options;
 use super::super::room;
 use super::super::segment::{FIRST_RECORD_AT, Found, Walk, read_header};
 use super::super::shared::{Pool, Shared, Spare};
 use super::super::storage::around::Around;
-use super::super::storage::{Disk, DiskFile, is_missing, is_shortage};
+use super::super::storage::{Disk, DiskFile, is_missing, is_shortage, remove};
 use super::Owner;
 use super::aside::move_aside;
 use super::scan::Emptied;
 use restante_actors::journal::Damage;
 use restante_protocol::id::{MessageNumber, NUMBER_BITS, PeerId};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::sync::Arc;
 
@@ -283,27 +283,54 @@ impl Inventory {
         now_ms: u64,
     ) -> Result<(), OpenError> {
         let io = |error| OpenError::io(&disk.describe("history"), error);
-        for id in left_behind {
-            let from = Shared::index_path(id);
-            disk.rename(&from, &history::path(id, now_ms)).map_err(io)?;
-        }
+        let mut left_behind: BTreeSet<u64> = left_behind.collect();
         for name in disk.list("history").map_err(io)? {
             let path = format!("history/{name}");
-            let named = history::parse_name(&name);
-            match named.map(|(_, kept_ms)| (kept_ms, IndexFile::open(disk, &path))) {
-                Some((kept_ms, Ok(index))) => {
-                    let bytes = index.history_bytes();
-                    disk.open(&path).and_then(|file| file.truncate(bytes)).map_err(io)?;
-                    let facts = index.facts;
-                    let (id, first, next) = (facts.id, facts.first, facts.next);
-                    self.history.push(HistoryNote { id, first, next, bytes, kept_ms });
-                    self.next_segment = self.next_segment.max((id & !COLD_BIT) + 1);
-                }
-                Some((_, Err(error))) => self.findings.push(format!("{path}: {error}")),
-                None => self.findings.push(format!("{path} is not a journal's file")),
+            if name.ends_with(".tmp") {
+                // Never finished; what it was made of is still there.
+                disk.unlink(&path).map_err(io)?;
+                continue;
+            }
+            let Some((id, kept_ms, keeps)) = history::parse_name(&name) else {
+                self.findings.push(format!("{path} is not a journal's file"));
+                continue;
+            };
+            let is_noted = self.note_history(disk, &path, kept_ms, keeps).map_err(io)?;
+            if is_noted && keeps == Keeps::All && left_behind.remove(&id) {
+                // It went there before, and may stand for more segments than its own.
+                disk.sync_dir("history").map_err(io)?;
+                remove(disk, &Shared::index_path(id)).map_err(io)?;
             }
         }
+        for id in left_behind {
+            let path = history::path(id, now_ms, Keeps::All);
+            disk.rename(&Shared::index_path(id), &path).map_err(io)?;
+            self.note_history(disk, &path, now_ms, Keeps::All).map_err(io)?;
+        }
         Ok(())
+    }
+
+    /// Takes note of a history file; says whether it can be used.
+    fn note_history(
+        &mut self,
+        disk: &dyn Disk,
+        path: &str,
+        kept_ms: u64,
+        keeps: Keeps,
+    ) -> io::Result<bool> {
+        let index = match IndexFile::open(disk, path) {
+            Ok(index) => index,
+            Err(error) => {
+                self.findings.push(format!("{path}: {error}"));
+                return Ok(false);
+            }
+        };
+        let bytes = index.history_bytes();
+        disk.open(path)?.truncate(bytes)?;
+        let IndexFacts { id, first, next, .. } = index.facts;
+        self.history.push(HistoryNote { id, first, next, bytes, kept_ms, keeps });
+        self.next_segment = self.next_segment.max((id & !COLD_BIT) + 1);
+        Ok(true)
     }
 
     /// Names the segments that the checkpoint knows and that are not there. Their indexes, which are

@@ -1,11 +1,13 @@
 //! What is left of messages whose segments are gone: how long, how much, and what is said after that.
 
 use super::super::Options;
-use super::super::storage::sim::{Dice, SimDisk};
+use super::super::storage::Disk;
+use super::super::storage::sim::{Dice, SimDisk, Survival};
 use super::model::World;
-use super::{A, batch_of, small};
+use super::{A, B, batch_of, small};
 use restante_actors::journal::{Ended, LookupError, Settle};
-use restante_protocol::id::MessageNumber;
+use restante_protocol::id::{MessageNumber, PeerId};
+use restante_protocol::record::{Outcome, ParkRecord};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const KEPT_MS: u64 = 1_000;
@@ -81,6 +83,149 @@ fn history_is_kept_up_to_its_size_the_newest_last() {
         life.is_ok()
     });
     assert!(known.count() > 40);
+}
+
+/// The first number of that many messages without anything between them.
+fn publish_100(world: &mut World, receivers: &[u32]) -> MessageNumber {
+    let mut numbers = (0..10).map(|round| {
+        let batch = batch_of(round * 10, receivers, &[&[0; 60][..]; 10]);
+        let (_, first) = world.engine.shared.append(batch).ok().unwrap();
+        world.write();
+        first
+    });
+    let first = numbers.next().unwrap();
+    assert_eq!(numbers.last(), Some(first + 90));
+    first
+}
+
+/// Names of the history files on the disk.
+fn history_files(world: &World) -> Vec<String> {
+    let files = Disk::list(&world.disk, "history").unwrap();
+    let noted = world.engine.shared.pool.lock().history.len();
+    assert_eq!(files.len(), noted, "{files:?}");
+    files
+}
+
+#[test]
+fn why_a_message_is_parked_is_known_for_as_long_as_it_is() {
+    static NOW: AtomicU64 = AtomicU64::new(1_000_000);
+    let options = options(|| NOW.load(Ordering::Relaxed));
+    let mut world = World::new(SimDisk::new(1 << 24), options.clone()).unwrap();
+    // They fill their segments, which are therefore never copied.
+    let first = publish_100(&mut world, &[B.0]);
+    let park = |number: MessageNumber| {
+        let (at_ms, attempts, reason) = (6, 9, format!("no such customer: {number}"));
+        ParkRecord { peer: B, number, at_ms, attempts, reason }
+    };
+    (first..first + 100).for_each(|number| world.engine.shared.park(&park(number)));
+    let is_known = |world: &World, number: MessageNumber| {
+        let life = world.engine.shared.lookup(number).unwrap();
+        assert_eq!(life.receivers, [(B, Some(Ended::Parked(park(number))))]);
+    };
+    use_up(&mut world);
+    NOW.fetch_add(KEPT_MS + 1, Ordering::Relaxed);
+    let others = use_up(&mut world);
+    let parks = |world: &World| {
+        let files = history_files(world);
+        files.iter().filter(|name| name.ends_with(".parks")).count()
+    };
+    assert!(parks(&world) > 0, "{:?}", history_files(&world));
+    for round in 0..3 {
+        (first..first + 100).for_each(|number| is_known(&world, number));
+        let disk = world.disk.after_crash(None, &mut Dice(round));
+        world = World::new(disk, options.clone()).unwrap();
+        assert!(world.engine.recovered.findings.is_empty());
+    }
+    // It neither brings back what else was in its file nor counts as kept history.
+    NOW.fetch_add(KEPT_MS + 1, Ordering::Relaxed);
+    world.engine.keeper.turn();
+    assert_eq!(world.engine.shared.lookup(others[0]).unwrap_err(), LookupError::AgedOut);
+    assert_eq!(history_files(&world).len(), parks(&world));
+    // Half of them are done, and what is kept is no more than it has to be.
+    let before = history_bytes(&world);
+    let half = (first..first + 50).collect();
+    world.engine.shared.settle(Settle::acked(B, 7, 0, half));
+    world.write();
+    NOW.fetch_add(24 * 60 * 60 * 1000 + 1, Ordering::Relaxed);
+    world.engine.keeper.turn();
+    (first + 50..first + 100).for_each(|number| is_known(&world, number));
+    let after = history_bytes(&world);
+    assert!((1..before * 2 / 3).contains(&after), "{after} of {before} bytes");
+    world.engine.shared.settle(Settle::acked(B, 8, 0, (first + 50..first + 100).collect()));
+    world.write();
+    NOW.fetch_add(24 * 60 * 60 * 1000 + 1, Ordering::Relaxed);
+    world.engine.keeper.turn();
+    assert!(history_files(&world).is_empty());
+}
+
+#[test]
+fn how_a_delivery_ended_is_told_as_it_was_or_not_at_all() {
+    static NOW: AtomicU64 = AtomicU64::new(1_000_000);
+    let options = options(|| NOW.load(Ordering::Relaxed));
+    let mut world = World::new(SimDisk::new(1 << 24), options.clone()).unwrap();
+    let first = publish_100(&mut world, &[A.0, B.0]);
+    // Its record stands between messages of a third receiver, and goes with them.
+    const C: PeerId = PeerId(3);
+    let others = publish_100(&mut world, &[C.0]);
+    let mut purge = Settle::acked(A, 5, first + 99, (first..first + 100).collect());
+    purge.record.outcome = Outcome::Purged;
+    world.engine.shared.settle(purge);
+    world.write();
+    let more = publish_100(&mut world, &[C.0]);
+    let done = (others..others + 100).chain(more..more + 100).collect();
+    world.engine.shared.settle(Settle::acked(C, 5, more + 99, done));
+    use_up(&mut world);
+    let how = |world: &World, number| {
+        let life = world.engine.shared.lookup(number).unwrap();
+        let [(A, ended), (B, None)] = &life.receivers[..] else { panic!("{life:?}") };
+        ended.clone().unwrap()
+    };
+    let (outcome, moved_to, attempts, value) = (Outcome::Purged, PeerId::NONE, 0, None);
+    let purged = Ended::Settled { outcome, at_ms: 5, moved_to, attempts, value };
+    assert_eq!(how(&world, first + 7), purged);
+    // Later floors of the same receiver pass over it too, and are acks.
+    NOW.fetch_add(KEPT_MS + 1, Ordering::Relaxed);
+    let acked = use_up(&mut world);
+    assert_eq!(how(&world, first + 7), Ended::Done);
+    let disk = world.disk.after_crash(None, &mut Dice(1));
+    let world = World::new(disk, options).unwrap();
+    assert_eq!(how(&world, first + 7), Ended::Done);
+    assert!(is_acked(&world, acked[0]));
+}
+
+#[test]
+fn segments_without_any_traffic_leave_one_file_and_no_hole_in_what_is_known() {
+    let options = options(|| 7);
+    let mut world = World::new(SimDisk::new(1 << 24), options.clone()).unwrap();
+    let (_, number) = world.engine.shared.append(batch_of(1, &[A.0], &[b"\0x"])).ok().unwrap();
+    world.write();
+    for round in 0..8 {
+        world.checkpoint();
+        world.engine.keeper.turn();
+        let disk = world.disk.after_crash(None, &mut Dice(round));
+        world = World::new(disk, options.clone()).unwrap();
+    }
+    // The last one may have been moved there by the opening.
+    let files = history_files(&world);
+    assert!((1..=2).contains(&files.len()), "{files:?}");
+    world.disk.watch(|| 0);
+    world.checkpoint();
+    world.engine.keeper.turn();
+    let cuts = world.disk.take_cuts();
+    assert!(
+        cuts.iter().any(|cut| cut.what.starts_with("rename history/")),
+        "they were put together"
+    );
+    for cut in cuts {
+        let survival = Survival { mask: Some(u64::MAX), torn: false };
+        let disk = cut.after_crash(survival, &mut Dice(0));
+        let opened = World::new(disk, options.clone()).unwrap();
+        let mut world = World::new(opened.disk.copy(), options.clone()).unwrap();
+        // That this is how it ended is known only where nothing between is missing.
+        world.engine.shared.settle(Settle::acked(A, 5, number, Vec::new()));
+        world.write();
+        assert!(is_acked(&world, number), "after a crash at: {}", cut.what);
+    }
 }
 
 #[test]

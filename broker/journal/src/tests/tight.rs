@@ -2,7 +2,7 @@
 
 use super::super::Options;
 use super::super::format::{FileHeader, FileKind};
-use super::super::history::HistoryNote;
+use super::super::history::{HistoryNote, Keeps};
 use super::super::segment;
 use super::super::shared::{Shared, Spare};
 use super::super::state::Place;
@@ -218,7 +218,7 @@ fn files_that_somebody_has_removed_are_gone_and_no_more() {
     remove(&Shared::index_path(ids[1]));
     remove(&Shared::segment_path(ids[2]));
     remove(&Shared::index_path(ids[2]));
-    let gone = HistoryNote { id: 99, first: 1, next: 2, bytes: 10, kept_ms: 0 };
+    let gone = HistoryNote { id: 99, first: 1, next: 2, bytes: 10, kept_ms: 0, keeps: Keeps::All };
     world.engine.shared.pool.lock().history.push(gone);
     settle(&world, A, &done);
     tidy_up(&mut world);

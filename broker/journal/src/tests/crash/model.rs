@@ -31,6 +31,8 @@ pub(crate) struct Model {
     pub(crate) epoch: u32,
     pub(crate) close: Close,
     pub(crate) checkpoint_due: bool,
+    /// What was settled that had been settled before: peer, message, and when.
+    pub(crate) repeats: BTreeSet<(u32, MessageNumber, u64)>,
 }
 
 /// What should be known of one message.
@@ -172,18 +174,19 @@ impl Model {
             let agrees = match fate {
                 Fate::Open => ended.is_none(),
                 Fate::Parked(said) => match ended {
-                    // Where its record is no longer kept, a park is told at time 0.
-                    Some(Ended::Parked(park)) => {
-                        let vague = said.record == NEVER || (aged && park.at_ms == 0);
-                        park.at_ms == said.at_ms || vague
-                    }
-                    Some(Ended::Settled { .. }) => false,
+                    Some(Ended::Parked(park)) => park.at_ms == said.at_ms || said.record == NEVER,
+                    Some(Ended::Settled { .. } | Ended::Done) => false,
                     None => said.record >= self.sure,
                 },
-                Fate::Settled(said) => self.is_told(number, said, false, ended.as_ref(), aged),
+                Fate::Settled(said) => {
+                    self.is_told((peer.0, number), said, false, ended.as_ref(), aged)
+                }
                 Fate::ParkedThenSettled { parked, settled } => {
-                    let vague = aged || parked.record == NEVER;
-                    self.is_told(number, settled, true, ended.as_ref(), vague)
+                    // Where no record says that it was parked, a floor that passed over it tells.
+                    let is_passed = parked.record == NEVER
+                        && matches!(ended, Some(Ended::Settled { outcome: Outcome::Acked, .. }));
+                    let told = (peer.0, number);
+                    is_passed || self.is_told(told, settled, true, ended.as_ref(), aged)
                 }
             };
             assert!(agrees, "life of {number} for {peer:?}, {fate:?}: {ended:?}");
@@ -192,17 +195,18 @@ impl Model {
 
     fn is_told(
         &self,
-        number: MessageNumber,
+        (peer, number): (u32, MessageNumber),
         said: Said,
         was_parked: bool,
         ended: Option<&Ended>,
         aged: bool,
     ) -> bool {
-        // Where its own record is gone, a later one may cover it, or none.
-        let vague = said.record == NEVER || aged;
+        // Where its own record was never written, a later one may cover it, or none.
+        let vague = said.record == NEVER;
         match ended {
             None => said.record >= self.sure,
-            Some(Ended::Parked(_)) => was_parked && (said.record >= self.sure || aged),
+            Some(Ended::Parked(_)) => was_parked && said.record >= self.sure,
+            Some(Ended::Done) => vague || aged,
             Some(Ended::Settled { outcome, at_ms, attempts, value, .. }) => {
                 let detail = match said.detail {
                     true => {
@@ -211,7 +215,10 @@ impl Model {
                     }
                     false => (*attempts, value) == (1, &None),
                 };
-                *outcome == Outcome::Acked && (vague || (*at_ms == said.at_ms && detail))
+                // Where the first is no longer kept, a repeated ack is told by its own record.
+                let repeated = aged && self.repeats.contains(&(peer, number, *at_ms));
+                let exact = *at_ms == said.at_ms && detail;
+                *outcome == Outcome::Acked && (vague || repeated || exact)
             }
         }
     }

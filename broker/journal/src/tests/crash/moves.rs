@@ -116,7 +116,10 @@ pub(crate) fn settled(model: &mut Model, settle: &Settle, records: Range<Message
         let fate = match fate {
             Fate::Open => Fate::Settled(settled),
             Fate::Parked(parked) => Fate::ParkedThenSettled { parked, settled },
-            before => before,
+            before => {
+                model.repeats.insert((peer, *number, at_ms));
+                before
+            }
         };
         model.set_fate(peer, *number, fate);
     }
