@@ -362,9 +362,12 @@ impl Shared {
         let id = self.next_segment_id();
         let header = self.header(FileKind::Segment, id);
         let spare = self.open_spare()?;
-        let used = spare.as_ref().map(|(spare, file)| (spare, file));
-        segment::prepare(&*self.disk, &header, self.options.segment_bytes, used)
-            .inspect_err(|_| self.pool.lock().spares.extend(spare.map(|(spare, _)| spare)))
+        segment::prepare(&*self.disk, &header, self.options.segment_bytes, spare).map_err(
+            |(error, spare)| {
+                self.pool.lock().spares.extend(spare);
+                error
+            },
+        )
     }
 
     /// A spare segment to be used, if there is one. One that cannot be opened is forgotten: there is

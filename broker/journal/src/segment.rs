@@ -5,7 +5,7 @@ use super::format::{
     RecordHeader, SEGMENT_HEADER_BYTES, Seed, be_u64, record_bytes,
 };
 use super::shared::{Ready, Shared, Spare};
-use super::storage::{Disk, DiskFile};
+use super::storage::{Disk, DiskFile, is_missing};
 use restante_protocol::record::{RECORD_HEADER_BYTES, RecordKind};
 use std::io::{self, IoSlice};
 use std::ops::RangeInclusive;
@@ -18,18 +18,18 @@ const CHUNK_BYTES: usize = 1024 * 1024;
 /// the used segment `spare` for it if there is one.
 ///
 /// # Errors
-/// Nothing is left of it then: what was allocated is given back, and the spare one is a spare one
-/// still.
+/// Nothing is left of it then: what was allocated is given back. With the error comes the spare one, if
+/// it is one still.
 pub(super) fn prepare(
     disk: &dyn Disk,
     header: &FileHeader,
     bytes: u64,
-    spare: Option<(&Spare, &Arc<dyn DiskFile>)>,
-) -> io::Result<Ready> {
+    spare: Option<(Spare, Arc<dyn DiskFile>)>,
+) -> Result<Ready, (io::Error, Option<Spare>)> {
     let (id, path) = (header.id, Shared::segment_path(header.id));
     let fresh = format!("segments/{id:012x}.new");
     let make = || -> io::Result<Arc<dyn DiskFile>> {
-        let (name, file) = match spare {
+        let (name, file) = match &spare {
             Some((spare, file)) => (&spare.path[..], Arc::clone(file)),
             None => (&fresh[..], disk.create(&fresh)?),
         };
@@ -41,14 +41,30 @@ pub(super) fn prepare(
         disk.sync_dir("segments")?;
         Ok(file)
     };
-    let file = make().inspect_err(|_| match spare {
-        // Only the last step can have failed where it has its new name already.
-        Some((spare, _)) => drop(disk.rename(&path, &spare.path)),
-        None => drop((disk.unlink(&fresh), disk.unlink(&path))),
-    })?;
-    let filled =
-        if spare.is_some_and(|(spare, _)| spare.filled) { bytes } else { SEGMENT_HEADER_BYTES };
-    Ok(Ready { id, file, bytes, filled })
+    match make() {
+        Ok(file) => {
+            let is_filled = spare.is_some_and(|(spare, _)| spare.filled);
+            let filled = if is_filled { bytes } else { SEGMENT_HEADER_BYTES };
+            Ok(Ready { id, file, bytes, filled })
+        }
+        Err(error) => {
+            let spare = spare.map(|(spare, _)| spare);
+            let spare = spare.filter(|spare| is_spare_again(disk, &path, spare));
+            if spare.is_none() {
+                drop((disk.unlink(&fresh), disk.unlink(&path)));
+            }
+            Err((error, spare))
+        }
+    }
+}
+
+/// Takes the new name from a spare segment, if it has it already, for good: else its header may not be
+/// written anew.
+fn is_spare_again(disk: &dyn Disk, path: &str, spare: &Spare) -> bool {
+    match disk.rename(path, &spare.path) {
+        Err(error) => is_missing(&error),
+        Ok(()) => disk.sync_dir("segments").is_ok(),
+    }
 }
 
 /// Reads the header of a segment file.

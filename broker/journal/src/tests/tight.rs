@@ -6,7 +6,7 @@ use super::super::history::{HistoryNote, Keeps};
 use super::super::segment;
 use super::super::shared::{Shared, Spare};
 use super::super::state::Place;
-use super::super::storage::sim::{Fault, SimDisk};
+use super::super::storage::sim::{Dice, Fault, SimDisk};
 use super::super::storage::{Disk, DiskFile, RealDisk};
 use super::model::World;
 use super::{A, B, batch_of, small};
@@ -158,18 +158,24 @@ fn a_segment_that_cannot_be_made_ready_leaves_nothing_behind() {
             let used = with_spare.then(|| {
                 let file = disk.create(&spare.path).expect("a file");
                 file.allocate(SEGMENT).expect("room");
-                file
+                disk.sync_dir("segments").expect("a directory");
+                (spare.clone(), file)
             });
             let before = disk.list("segments").expect("a directory");
             disk.fault_at(disk.steps() + step, Fault::Full);
-            let spare = used.as_ref().map(|file| (&spare, file));
-            if segment::prepare(&disk, &header, SEGMENT, spare).is_ok() {
+            let Err((_, kept)) = segment::prepare(&disk, &header, SEGMENT, used) else {
                 let left = disk.list("segments").expect("a directory");
                 assert_eq!(left, ["000000000009.seg"]);
                 break;
-            }
+            };
             failed += 1;
             assert_eq!(disk.list("segments").expect("a directory"), before, "step {step}");
+            assert_eq!(kept.map(|spare| spare.path), with_spare.then_some(spare.path));
+            // Its header may be written anew now: whatever a crash leaves, it has no other name.
+            for seed in 0..if with_spare { 16 } else { 0 } {
+                let after = disk.after_crash(None, &mut Dice(seed));
+                assert_eq!(after.list("segments").expect("a directory"), before, "step {step}");
+            }
         }
         assert!(failed >= 4, "{failed} steps failed");
     }
@@ -241,10 +247,10 @@ fn a_spare_segment_that_is_only_as_long_as_one_gets_its_room() {
     let disk = RealDisk::new(dir.path());
     disk.make_dir("segments").expect("a directory");
     let bytes = 1 << 20;
-    let room_of = |id: u64, spare: Option<(&Spare, &Arc<dyn DiskFile>)>| {
+    let room_of = |id: u64, spare: Option<(Spare, Arc<dyn DiskFile>)>| {
         let (kind, node) = (FileKind::Segment, NodeTag(3));
         let header = FileHeader { kind, epoch: 1, node, id, created_ms: 1, seed: 7 };
-        segment::prepare(&disk, &header, bytes, spare).expect("it is made ready");
+        segment::prepare(&disk, &header, bytes, spare).ok().expect("it is made ready");
         let path = dir.path().join(Shared::segment_path(id));
         std::fs::metadata(path).expect("it is there").blocks()
     };
@@ -252,5 +258,5 @@ fn a_spare_segment_that_is_only_as_long_as_one_gets_its_room() {
     let spare = Spare { path: "segments/000000000005.spare".to_owned(), filled: true };
     let file = disk.create(&spare.path).expect("a file");
     file.truncate(bytes).expect("as long as a segment");
-    assert_eq!(room_of(2, Some((&spare, &file))), fresh);
+    assert_eq!(room_of(2, Some((spare, file))), fresh);
 }
