@@ -250,7 +250,7 @@ fn a_spare_segment_that_is_only_as_long_as_one_gets_its_room() {
     let room_of = |id: u64, spare: Option<(Spare, Arc<dyn DiskFile>)>| {
         let (kind, node) = (FileKind::Segment, NodeTag(3));
         let header = FileHeader { kind, epoch: 1, node, id, created_ms: 1, seed: 7 };
-        segment::prepare(&disk, &header, bytes, spare).ok().expect("it is made ready");
+        segment::prepare(&disk, &header, bytes, spare).expect("it is made ready");
         let path = dir.path().join(Shared::segment_path(id));
         std::fs::metadata(path).expect("it is there").blocks()
     };
