@@ -244,14 +244,20 @@ FAULTS = [
     Fault(
         "segment that could not be made ready left lying",
         "segment.rs",
-        "        None => drop((disk.unlink(&fresh), disk.unlink(&path))),\n",
-        "        None => {}\n",
+        "                drop((disk.unlink(&fresh), disk.unlink(&path)));\n",
+        "",
     ),
     Fault(
         "spare segment lost where it could not be made ready",
         "keeper.rs",
-        "            .inspect_err(|_| self.pool.lock().spares.extend(spare.map(|(spare, _)| spare)))\n",
+        "                self.pool.lock().spares.extend(spare);\n",
         "",
+    ),
+    Fault(
+        "spare segment spare again while a crash may leave it its new name",
+        "segment.rs",
+        '        Ok(()) => disk.sync_dir("segments").is_ok(),\n',
+        "        Ok(()) => true,\n",
     ),
     Fault(
         "no peer is ever forgotten",

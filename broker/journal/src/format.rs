@@ -239,10 +239,10 @@ impl RecordHeader {
             return Err(RecordError::NotARecord);
         }
         let crc = crc32c(&bytes[8..payload_from]) ^ seed.mask(header.length);
-        match crc == be_u32(&bytes[4..]) {
-            true => Ok(header),
-            false => Err(RecordError::NotARecord),
+        if crc != be_u32(&bytes[4..]) {
+            return Err(RecordError::NotARecord);
         }
+        Ok(header)
     }
 
     /// Checks the record at the front of `bytes`, which hold it whole.
