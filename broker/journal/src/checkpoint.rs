@@ -29,6 +29,9 @@ const FIXED_BYTES: usize = 24;
 pub(super) struct Snapshot {
     /// The number of the first record that is to be replayed.
     pub(super) position: MessageNumber,
+    /// Every lower number is synced: what is said of peers may reach up to here. It is above the position
+    /// where this was taken later than that.
+    pub(super) synced: MessageNumber,
     /// An id above those of all segments there have been.
     pub(super) next_segment: u64,
     /// Segments that must be there.
@@ -105,7 +108,8 @@ impl Snapshot {
             .collect();
         peers.sort_unstable_by_key(|peer| peer.peer);
         let lost = state.lost.clone();
-        Snapshot { position, next_segment, segments, peers, lost }
+        let synced = state.durable_next.max(position);
+        Snapshot { position, synced, next_segment, segments, peers, lost }
     }
 
     /// Names those segments too whose index could not be written yet, though nothing of them is live:
@@ -123,6 +127,7 @@ impl Snapshot {
 
     fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
+        put_varint(&mut out, self.synced);
         put_varint(&mut out, self.next_segment);
         put_varint(&mut out, self.segments.len() as u64);
         for segment in &self.segments {
@@ -160,8 +165,8 @@ impl Snapshot {
 
     fn decode(position: MessageNumber, bytes: &[u8]) -> Option<Snapshot> {
         let rest = &mut &bytes[..];
-        let mut snapshot =
-            Snapshot { position, next_segment: take_varint(rest)?, ..Snapshot::default() };
+        let (synced, next_segment) = (take_varint(rest)?, take_varint(rest)?);
+        let mut snapshot = Snapshot { position, synced, next_segment, ..Snapshot::default() };
         for _ in 0..take_varint(rest)? {
             let (id, first) = (take_varint(rest)?, take_varint(rest)?);
             snapshot.segments.push(SegmentNote { id, first, live: take_varint(rest)? });
@@ -288,6 +293,7 @@ mod tests {
         settled.insert(70_000);
         let snapshot = Snapshot {
             position: 1_000,
+            synced: 1_010,
             next_segment: 12,
             segments: vec![SegmentNote { id: 3, first: 400, live: 9 }],
             peers: vec![PeerNote {

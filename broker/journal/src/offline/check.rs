@@ -289,7 +289,8 @@ impl Check<'_> {
         index: Option<IndexFile>,
     ) -> Result<(), OpenError> {
         let path = line.path.clone();
-        let position = self.snapshot.as_ref().map_or(1, |snapshot| snapshot.position);
+        let (position, synced) =
+            self.snapshot.as_ref().map_or((1, 1), |known| (known.position, known.synced));
         if found.records == 0 && found.flaws.is_empty() && index.is_none() {
             let noted = found.first > 0;
             line.verdict = if noted { Verdict::Damaged } else { Verdict::Ready };
@@ -309,7 +310,7 @@ impl Check<'_> {
         for Flaw { at, what } in &found.flaws {
             let (what, numbers, complete) = match what {
                 FlawKind::Hole { first, .. }
-                    if index.is_none() && *first >= found.synced.max(position) =>
+                    if index.is_none() && *first >= found.synced.max(synced) =>
                 {
                     line.verdict = Verdict::Torn;
                     continue;

@@ -83,7 +83,7 @@ pub(super) fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Engine, Open
     let (snapshot, application) = match newest {
         Some((snapshot, application)) => (snapshot, Some(application)),
         // Nothing can have been reclaimed or compacted yet.
-        None => (Snapshot { position: 1, next_segment: 1, ..Snapshot::default() }, None),
+        None => (Snapshot { position: 1, synced: 1, next_segment: 1, ..Snapshot::default() }, None),
     };
     let now_ms = (options.now_ms)();
     let mut inventory = Inventory::take(&*disk, &mut owner, &snapshot, now_ms)?;
@@ -129,7 +129,7 @@ pub(super) fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Engine, Open
         findings,
         damage: tail.damage,
     };
-    let next_number = tail.next.max(snapshot.position);
+    let next_number = tail.next.max(snapshot.synced);
     let restored = restore::restore(
         &*disk,
         owner.seed,

@@ -175,7 +175,7 @@ impl<'a> Scan<'a> {
             following: found.facts.map(|facts| facts.next).or_else(|| {
                 following.filter(|next| next.headless.is_none()).map(|next| next.first)
             }),
-            synced: synced.max(snapshot.position).max(found.headless.unwrap_or(0)),
+            synced: synced.max(snapshot.synced).max(found.headless.unwrap_or(0)),
             expected: found.first,
             stage: Stage::default(),
             unsure_from: FIRST_RECORD_AT,

@@ -3,10 +3,12 @@
 
 use super::super::OpenError;
 use super::super::checkpoint::{self, Snapshot};
+use super::super::shared::Shared;
 use super::super::storage::Disk;
 use super::super::storage::sim::SimDisk;
+use super::model::World;
 use super::rig::{Rig, names};
-use super::{A, B};
+use super::{A, B, batch_of, small};
 use restante_actors::journal::Settle;
 
 const COPIES: [&str; 2] = ["checkpoint", "checkpoint.copy"];
@@ -205,4 +207,38 @@ fn a_checkpoint_that_lies_about_what_is_open_is_named_and_counted_anew() {
         };
         assert_eq!(live(&opened)[..3], live(&rig)[..3], "lie {place}");
     }
+}
+
+/// A checkpoint that was written later than it was taken says of its receivers what is known by then:
+/// a log that ends before that has lost something, and its numbers are not given out again.
+#[test]
+fn a_log_that_ends_before_what_the_checkpoint_knows_of_is_damaged_and_not_torn() {
+    let mut world = World::new(SimDisk::new(1 << 24), small(64 * 1024)).expect("opens");
+    let publish = |world: &mut World| {
+        let batch = batch_of(1, &[A.0], &[b"\0x"]);
+        let (_, number) = world.engine.shared.append(batch).ok().unwrap();
+        world.write();
+        number
+    };
+    publish(&mut world);
+    world.checkpoint();
+    let number = publish(&mut world);
+    world.engine.shared.settle(Settle::acked(A, 5, number, Vec::new()));
+    // As compaction does, while the checkpoint waits to be written.
+    world.engine.shared.state.lock().moves += 1;
+    world.engine.keeper.turn();
+    let (_, stored, _) = checkpoint::decode(&world.disk.bytes_of("checkpoint").expect("written"))
+        .expect("it is sound");
+    assert!(stored.position <= number && number < stored.synced, "{stored:?}");
+    let segment = world.engine.shared.state.lock().segments.last().map(|segment| segment.id);
+    let disk = world.disk.copy();
+    disk.damage(&Shared::segment_path(segment.expect("there is one")), |bytes| {
+        let at = bytes.windows(2).rposition(|two| two == b"\0x").expect("it is there");
+        bytes[at + 1] ^= 1;
+    });
+    let mut reopened = World::new(disk, small(64 * 1024)).expect("opens");
+    let damage = &reopened.engine.recovered.damage;
+    assert!(matches!(&damage[..], [one] if one.first == number), "{damage:?}");
+    assert!(publish(&mut reopened) > number, "its number is not another's");
+    assert_eq!(reopened.engine.shared.state.lock().backlog(A).messages, 1);
 }

@@ -231,13 +231,14 @@ fn index() -> String {
 fn checkpoint() -> String {
     let snapshot = Snapshot {
         position: 0x1d,
+        synced: 0x1e,
         next_segment: 9,
         segments: vec![SegmentNote { id: 8, first: 7, live: 6 }],
         peers: vec![PeerNote { peer: PeerId(5), floor: 4, newest: 3, ..PeerNote::default() }],
         lost: vec![(2, 3)],
     };
     // By the words of the document.
-    let journal = [9, 1, 8, 7, 6, 1, 5, 4, 3, 0, 0, 1, 2, 3];
+    let journal = [0x1e, 9, 1, 8, 7, 6, 1, 5, 4, 3, 0, 0, 1, 2, 3];
     let bytes = checkpoint::encode(&header(FileKind::Checkpoint), &snapshot, b"peers");
     let fields = [
         Field(48, "file header, `CKP`", Part),
