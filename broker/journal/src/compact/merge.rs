@@ -49,11 +49,34 @@ impl State {
 
 type Numbers = std::ops::Range<MessageNumber>;
 
+impl State {
+    /// Bytes that the sets of settled numbers may come to if the segments in this range become one.
+    pub(super) fn marks_of(&self, range: &Numbers) -> u64 {
+        self.peers.values().map(|peer| peer.marks_of(range)).sum()
+    }
+}
+
 impl Peer {
     /// Which shares lie in a range of numbers.
     fn places(&self, range: &Numbers) -> std::ops::Range<usize> {
         let from = self.held.partition_point(|held| held.first < range.start);
         from..self.held.partition_point(|held| held.first < range.end)
+    }
+
+    /// See [`State::marks_of`]: a bit for each number above the floor, if some of them are done and some
+    /// are not.
+    fn marks_of(&self, range: &Numbers) -> u64 {
+        let held = &self.held[self.places(range)];
+        let from = self.done.partition_point(|(first, _)| *first < range.start);
+        let to = self.done.partition_point(|(first, _)| *first < range.end);
+        let done = &self.done[from..to];
+        let is_mixed = !done.is_empty() || held.iter().any(|held| !held.settled().is_empty());
+        if held.iter().all(Held::is_done) || !is_mixed {
+            return 0;
+        }
+        let last = held.last().map(Held::last).max(done.last().map(|(_, last)| *last));
+        let first = range.start.max(self.floor + 1);
+        last.map_or(0, |last| last.saturating_sub(first).div_ceil(8))
     }
 
     /// Makes all shares within a range one, or none if nothing of it is live; returns how much is.

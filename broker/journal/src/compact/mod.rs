@@ -42,10 +42,14 @@ use plan::Candidate;
 use restante_actors::events;
 use restante_protocol::id::MessageNumber;
 use std::io;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// Segments measured in one turn at most: their indexes have to be read.
 const MEASURES_MAX: usize = 4;
+/// What the sets of settled numbers of all receivers may come to in a segment that stands for several: it is
+/// in memory, and in every checkpoint.
+const MARKS_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// When a segment that could not be copied is looked at again, in milliseconds: what could not be
 /// read may have been for want of a file handle.
 const UNMOVABLE_RETRY_MS: u64 = 15 * 60 * 1000;
@@ -80,6 +84,31 @@ struct Measure {
     live: u64,
     /// Bytes of their records, each message once.
     bytes: u64,
+}
+
+/// What to copy into one, so much of a run that the sets of what is settled in it stay bounded.
+fn choose_bounded(
+    shared: &Shared,
+    candidates: &mut [Candidate],
+    segment_bytes: u64,
+    eager: bool,
+) -> Option<Range<usize>> {
+    loop {
+        let mut run = plan::choose(candidates, segment_bytes, eager)?;
+        while run.len() > 1 {
+            let numbers = candidates[run.start].first..candidates[run.end - 1].next;
+            if shared.state.lock().marks_of(&numbers) <= MARKS_BYTES_MAX {
+                return Some(run);
+            }
+            run.end = run.start + run.len() / 2;
+        }
+        let alone = &mut candidates[run.start];
+        if alone.is_thin() {
+            return Some(run);
+        }
+        // Nothing is won by copying it alone: it stays apart from its neighbours.
+        alone.movable = false;
+    }
 }
 
 impl Compactor {
@@ -229,7 +258,7 @@ impl Compactor {
                 more = more.max(More::Cooling);
             }
         }
-        let run = plan::choose(&candidates, segment_bytes, eager).ok_or(more)?;
+        let run = choose_bounded(shared, &mut candidates, segment_bytes, eager).ok_or(more)?;
         let bytes = candidates[run.clone()].iter().map(|candidate| candidate.live_bytes).sum();
         Ok((candidates[run].iter().map(|candidate| candidate.id).collect(), bytes))
     }

@@ -31,7 +31,7 @@ pub(super) struct Candidate {
 
 impl Candidate {
     /// Less than half of it is live.
-    fn is_thin(&self) -> bool {
+    pub(super) fn is_thin(&self) -> bool {
         self.movable && self.live_bytes * 2 < self.bytes
     }
 

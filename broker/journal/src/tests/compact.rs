@@ -178,6 +178,45 @@ fn one_message_that_waits_for_its_retry_costs_nothing_for_what_is_done_behind_it
     }
 }
 
+/// What many receivers have refused lies between what they have acked: a bit for each number between is
+/// cheap for one of them, and not for all.
+#[test]
+fn messages_of_many_receivers_that_wait_for_their_retry_cost_a_bounded_amount() {
+    const RECEIVERS: u32 = 40;
+    const BETWEEN: u64 = 4_000_000;
+    let mut world = world();
+    let publish_to = |world: &mut World, receivers: &[u32]| {
+        let batch = batch_of(1, receivers, &[&[0; 100]]);
+        let (_, number) = world.engine.shared.append(batch).ok().unwrap();
+        world.write();
+        number
+    };
+    let receivers: Vec<u32> = (10..10 + RECEIVERS).collect();
+    let refused = publish_to(&mut world, &receivers);
+    for round in 0..60 {
+        let done = publish_to(&mut world, &receivers);
+        for receiver in &receivers {
+            let settle = Settle::acked(PeerId(*receiver), 5, refused - 1, vec![done]);
+            world.engine.shared.settle(settle);
+        }
+        if round % 10 == 0 {
+            // Somebody else's keep the segments.
+            publish(&mut world, B.0, 1, &[7; 91]);
+        }
+        if round == 30 {
+            world.engine.shared.intake.lock().next_number += BETWEEN;
+        }
+    }
+    tidy_up(&mut world);
+    assert!(cold_segments(&world) > 0, "nothing was compacted");
+    let bytes = world.disk.bytes_of("checkpoint").unwrap().len();
+    assert!(bytes < 1 << 20, "a checkpoint of {bytes} bytes");
+    for receiver in receivers {
+        let waits = lane(&world, PeerId(receiver), Lane::Open);
+        assert!(waits.iter().map(|(number, _)| *number).eq([refused]), "{waits:?}");
+    }
+}
+
 fn reopen(world: &mut World, disk: SimDisk) {
     *world = World::new(disk, options()).unwrap();
     assert!(world.engine.recovered.findings.is_empty(), "{:?}", world.engine.recovered.findings);
