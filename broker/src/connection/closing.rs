@@ -44,9 +44,17 @@ pub(super) fn report(connection: &Connection, producer: Option<ProducerId>, end:
     });
 }
 
-/// Whether the other side broke a rule, and not the node its service.
+/// Whether the other side broke a rule of the protocol. Any other end is the node's own, or an operator's.
 fn is_fault(code: Code) -> bool {
-    !matches!(code, Code::ShuttingDown | Code::JournalPoisoned | Code::Fenced | Code::TimedOut)
+    matches!(
+        code,
+        Code::Malformed
+            | Code::TooLarge
+            | Code::OutOfTurn
+            | Code::OverCredit
+            | Code::Unsupported
+            | Code::VersionMismatch
+    )
 }
 
 /// Tells the peers at once, then the other side if it may still listen.
@@ -85,4 +93,19 @@ async fn linger(stream: &mut TcpStream) {
     };
     // Whoever keeps talking is cut off.
     let _ = timeout(LINGER_MAX, drain).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_accused_of_what_the_node_or_an_operator_does() {
+        for code in [Code::Malformed, Code::VersionMismatch, Code::OverCredit] {
+            assert!(is_fault(code), "{code:?}");
+        }
+        for code in [Code::Paused, Code::NotFound, Code::Overloaded, Code::OutcomeEvicted] {
+            assert!(!is_fault(code), "{code:?}");
+        }
+    }
 }
