@@ -3,7 +3,7 @@
 
 use super::Net;
 use super::outbox::{Outbox, OutboxLink};
-use super::slots::{Offer, Slots, Unsent, Word, link_down};
+use super::slots::{Left, Offer, Slots, Told};
 use super::tasks::{Attached, Done, Tasks};
 use super::watch::{WATCHES_MAX, Watcher};
 use actix::MailboxError;
@@ -138,10 +138,8 @@ impl Requests {
     fn detach(&self, id: u64, slot: u32, slots: &mut Slots, tasks: &mut Tasks) {
         match slots.leave(slot) {
             Err(refusal) => self.answer(id, Err(refusal)),
-            Ok((peer, number)) => tasks.spawn_request(async move {
-                link_down(&peer, number, "the receiver detached");
-                // Comes back once the peer has taken everything said before it.
-                let _ = peer.send(Inspect).await;
+            Ok(Left { told, number }) => tasks.spawn_request(async move {
+                taken(told).await;
                 Done::Left { id, slot, number }
             }),
         }
@@ -150,10 +148,10 @@ impl Requests {
     /// Everything said to peers goes ahead of a question to each of them; once they have answered,
     /// their settles are with the router, which then asks the journal.
     fn flush(&self, id: u64, slots: &mut Slots, tasks: &mut Tasks) {
-        let unsent = slots.take_unsent();
+        let told = slots.tell_all();
         let router = self.net.handles.router.clone();
         tasks.spawn_request(async move {
-            stream::iter(unsent).for_each_concurrent(ATTACH_PARALLEL, send_rest).await;
+            stream::iter(told).for_each_concurrent(ATTACH_PARALLEL, taken).await;
             let result = answered(router.send(FlushSettles).await);
             Done::Answered { id, result: result.map(|()| Reply::Done) }
         });
@@ -279,24 +277,10 @@ impl Clerk {
     }
 }
 
-/// Sends on what a peer has not been told, and waits until it has taken all of it.
-async fn send_rest(unsent: Unsent) {
-    // An address of its own: its messages have a place, and keep their order.
-    let peer = unsent.peer;
-    if let Some(granted) = unsent.granted {
-        let _ = peer.send(granted).await;
-    }
-    if let Some(acked) = unsent.acked {
-        let _ = peer.send(acked).await;
-    }
-    for word in unsent.words {
-        let _ = match word {
-            Word::Value(value) => peer.send(value).await,
-            Word::Nack(nack) => peer.send(nack).await,
-        };
-    }
-    // A peer that has gone has settled what it took.
-    let _ = peer.send(Inspect).await;
+/// Waits until a peer has taken everything that was said to it before.
+async fn taken(told: Told) {
+    // One that has gone has settled what it took.
+    let _ = told.peer.send(Inspect).await;
 }
 
 /// An actor's answer, or that there is none.

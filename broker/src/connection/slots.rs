@@ -78,7 +78,7 @@ enum State {
 }
 
 /// What is said about one delivery.
-pub(super) enum Word {
+enum Word {
     Value(AckedValue),
     Nack(Nacked),
 }
@@ -209,21 +209,25 @@ impl Slots {
         }
     }
 
-    /// The receiver leaves a slot. Its peer and the number of the link, or why not.
-    pub(super) fn leave(&mut self, slot: u32) -> Result<(Addr<Peer>, u64), Refusal> {
-        let entry = self.by_slot.get_mut(&slot);
-        let Some(Slot { link, state, .. }) = entry else {
+    /// The receiver leaves a slot: its peer is told what the receiver has said, and that it has left.
+    ///
+    /// # Errors
+    /// It is not attached, or not any more, or not yet.
+    pub(super) fn leave(&mut self, slot: u32) -> Result<Left, Refusal> {
+        let Some(entry) = self.by_slot.get_mut(&slot) else {
             let detail = format!("slot {slot} of this connection is not attached");
             return Err(Refusal::new(Code::NotFound, detail));
         };
-        let State::Open(peer) = state else {
+        let State::Open(peer) = &entry.state else {
             let detail = format!("slot {slot} is still being attached or detached");
             return Err(Refusal::new(Code::OutOfTurn, detail));
         };
-        let peer = peer.clone();
-        link.shut();
-        *state = State::Leaving(peer.clone());
-        Ok((peer, link.number()))
+        let (peer, number) = (peer.clone(), entry.link.number());
+        entry.link.shut();
+        let told = entry.take_unsent().map(Unsent::tell);
+        link_down(&peer, number, "the receiver detached");
+        entry.state = State::Leaving(peer.clone());
+        Ok(Left { told: told.unwrap_or(Told { peer, _kept: Kept::none(&self.kept) }), number })
     }
 
     /// A link has ended otherwise than by this connection, or has been left for good.
@@ -325,11 +329,10 @@ impl Slots {
         }
     }
 
-    /// Everything said so far, with whom it is for: for a flush, which waits until the peers have
-    /// taken it.
-    pub(super) fn take_unsent(&mut self) -> Vec<Unsent> {
+    /// Tells every peer what it has not been told, for a flush, which waits until they have taken it.
+    pub(super) fn tell_all(&mut self) -> Vec<Told> {
         let entries = self.by_slot.values_mut();
-        entries.filter_map(Slot::take_unsent).collect()
+        entries.filter_map(Slot::take_unsent).map(Unsent::tell).collect()
     }
 
     /// Tells every peer that the connection has ended, and before that what it had not been told.
@@ -337,16 +340,7 @@ impl Slots {
         for (_, mut entry) in self.by_slot.drain() {
             entry.link.shut();
             if let Some(unsent) = entry.take_unsent() {
-                let peer = unsent.peer;
-                // In fresh addresses' places, as there is no waiting any more.
-                unsent.acked.map(|acked| peer.clone().try_send(acked));
-                for word in unsent.words {
-                    let _ = match word {
-                        Word::Value(value) => peer.clone().try_send(value).is_ok(),
-                        Word::Nack(nack) => peer.clone().try_send(nack).is_ok(),
-                    };
-                }
-                link_down(&peer, entry.link.number(), why);
+                link_down(&unsent.tell().peer, entry.link.number(), why);
             }
         }
     }
@@ -369,13 +363,43 @@ impl Drop for Slots {
 }
 
 /// What one peer has not been told yet.
-pub(super) struct Unsent {
+struct Unsent {
+    peer: Addr<Peer>,
+    acked: Option<Acked>,
+    words: VecDeque<Word>,
+    granted: Option<Granted>,
+    kept: Kept,
+}
+
+/// A peer in whose mailbox all is that has been said to it. That counts until this is dropped.
+pub(super) struct Told {
     pub(super) peer: Addr<Peer>,
-    pub(super) acked: Option<Acked>,
-    pub(super) words: VecDeque<Word>,
-    pub(super) granted: Option<Granted>,
-    /// It counts until it has been sent.
     _kept: Kept,
+}
+
+/// A receiver has left its slot.
+pub(super) struct Left {
+    pub(super) told: Told,
+    /// The number of its link.
+    pub(super) number: u64,
+}
+
+impl Unsent {
+    /// Puts all of it into the peer's mailbox, in order and at once: a fresh address always has a place
+    /// there, so that nothing said later comes before it, not even that the link is gone.
+    fn tell(self) -> Told {
+        let Unsent { peer, acked, words, granted, kept } = self;
+        // A peer that is gone has settled what it took.
+        granted.map(|granted| peer.clone().try_send(granted));
+        acked.map(|acked| peer.clone().try_send(acked));
+        for word in words {
+            let _ = match word {
+                Word::Value(value) => peer.clone().try_send(value).is_ok(),
+                Word::Nack(nack) => peer.clone().try_send(nack).is_ok(),
+            };
+        }
+        Told { peer, _kept: kept }
+    }
 }
 
 impl Slot {
@@ -455,7 +479,7 @@ impl Slot {
         let mut kept = std::mem::replace(&mut self.kept, none);
         let ranges = acked.as_ref().map_or(0, |acked| acked.ranges.len());
         kept.set(std::mem::take(&mut self.word_bytes) + ranges * size_of::<TagRange>());
-        Some(Unsent { peer, acked, words, granted, _kept: kept })
+        Some(Unsent { peer, acked, words, granted, kept })
     }
 
     /// `false`: the message waits for a place in the mailbox, [`Done::Sent`] follows.

@@ -37,7 +37,7 @@ impl Busy {
     }
 
     fn unsent(&mut self) -> Unsent {
-        self.slots.take_unsent().pop().unwrap()
+        self.slots.by_slot.get_mut(&SLOT).unwrap().take_unsent().unwrap()
     }
 }
 
@@ -96,6 +96,37 @@ fn however_much_one_read_answers_a_busy_peer_nothing_of_it_is_lost() {
     assert_eq!(tags(&unsent), expected.collect::<Vec<_>>());
     assert_eq!(unsent.granted.as_ref().unwrap().messages, 9_000);
     assert_eq!(unsent.acked.as_ref().unwrap().ranges.len(), 10_000);
+}
+
+/// A detach in the same read, a flush, or the end of the connection: everything is in the mailbox before
+/// the peer hears of that, however full it is.
+#[test]
+fn nothing_that_waits_for_a_busy_peer_is_overtaken() {
+    for way in ["leave", "flush", "end"] {
+        let mut busy = Busy::new();
+        for tag in 1..=2_000 {
+            let (permanent, retry_after_ms, reason) = (true, 0, "no");
+            busy.slots.nack(&Nack { slot: SLOT, tag, permanent, retry_after_ms, reason });
+        }
+        busy.slots.ack(Ack { slot: SLOT, ranges: [TagRange { first: 1, last: 9 }][..].into() });
+        busy.forward().unwrap();
+        assert!(busy.slots.by_slot[&SLOT].sending, "the mailbox is full");
+        let told = match way {
+            "leave" => vec![busy.slots.leave(SLOT).unwrap().told],
+            "flush" => busy.slots.tell_all(),
+            _ => Vec::new(),
+        };
+        if way == "end" {
+            busy.slots.end("gone");
+            assert!(busy.slots.by_slot.is_empty());
+            continue;
+        }
+        let entry = &busy.slots.by_slot[&SLOT];
+        assert!(entry.words.is_empty() && entry.acked.is_empty(), "{way}: some still wait");
+        assert!(busy.slots.kept.get() > 0, "{way}: they count until the peer has taken them");
+        drop(told);
+        assert_eq!(busy.slots.kept.get(), 0, "{way}");
+    }
 }
 
 #[test]
