@@ -237,24 +237,37 @@ fn every_copy_of_a_message_that_was_handed_over_is_traced() {
 }
 
 #[test]
-fn what_is_set_aside_unread_takes_its_bytes_along() {
+fn what_is_set_aside_unread_takes_its_bytes_along_and_no_others() {
     on_an_arbiter(async {
-        let rig = Rig::start().await;
-        let peer = rig.add_peer("a").await;
-        let seat = rig.handles.directory.seat(peer).unwrap();
-        let producer = Recorder::new();
-        let session = rig.open(1, &producer).await;
-        rig.publish(&producer, session, peer, &[plain(1, 800)]).await;
-        let bytes = || {
-            let marks = &seat.marks;
-            (marks.waiting_bytes.load(Relaxed), marks.parked_bytes.load(Relaxed))
-        };
-        assert_eq!(bytes(), (800, 0));
-        // It is read when there is somebody to send it to.
-        rig.journal.damage(rig.journal.next_number() - 1, 800);
-        seat.addr.send(up(&Arc::new(Sink::default()), 7, false)).await.unwrap().unwrap();
-        rig.settle().await;
-        assert_eq!(bytes(), (0, 800));
+        for (before, behind) in [(0, 0), (100, 0), (0, 50), (100, 50)] {
+            let rig = Rig::start().await;
+            let peer = rig.add_peer("a").await;
+            let seat = rig.handles.directory.seat(peer).unwrap();
+            let producer = Recorder::new();
+            let session = rig.open(1, &producer).await;
+            let mut sequence = 0;
+            let mut damaged = 0;
+            for bytes in [before, 800, behind].into_iter().filter(|bytes| *bytes > 0) {
+                sequence += 1;
+                rig.publish(&producer, session, peer, &[plain(sequence, bytes)]).await;
+                let number = rig.journal.next_number() - 1;
+                match bytes {
+                    800 => damaged = number,
+                    good => rig.journal.keep(number, good),
+                }
+            }
+            let bytes = || {
+                let marks = &seat.marks;
+                (marks.waiting_bytes.load(Relaxed), marks.parked_bytes.load(Relaxed))
+            };
+            let good = (before + behind) as u64;
+            assert_eq!(bytes(), (good + 800, 0));
+            // It is read when there is somebody to send it to.
+            rig.journal.damage(damaged, 800);
+            seat.addr.send(up(&Arc::new(Sink::default()), 7, false)).await.unwrap().unwrap();
+            rig.settle().await;
+            assert_eq!(bytes(), (good, 800), "{before} bytes before it, {behind} behind");
+        }
     });
 }
 

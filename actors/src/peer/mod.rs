@@ -37,6 +37,7 @@ use restante_protocol::refusal::{Code, Refusal};
 use restante_protocol::time::Time;
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 /// Messages a mailbox holds while its peer is held back after crashes.
@@ -110,6 +111,11 @@ impl Supervised for Peer {
     /// The same as a boot: what this incarnation knew is gone, what the journal knows is not. The
     /// link stays, and goes on under tags it has not seen.
     fn restarting(&mut self, ctx: &mut Self::Context) {
+        if self.marks.removed.load(Relaxed) {
+            // It crashed while it retired. What is left is disposed of, and not to be delivered too.
+            self.close_as_removed();
+            return ctx.stop();
+        }
         let now = clock::now();
         self.give_back_budget();
         self.core = self.shared.new_core(&self.config, now, Some("its actor was rebuilt"));
@@ -138,6 +144,13 @@ impl Peer {
         if !self.dirty {
             self.dirty = true;
             ctx.notify(Drain);
+        }
+    }
+
+    fn close_as_removed(&mut self) {
+        if let Some(attachment) = self.link.take() {
+            let gone = format!("{} has been removed", self.config.name);
+            attachment.link.close(&Refusal::new(Code::NotFound, gone));
         }
     }
 
@@ -226,6 +239,8 @@ impl Peer {
                 match self.core.handle_exclude(now, number, 0, &why) {
                     // One that is not open any more is not missed either.
                     Ok(()) | Err(NotExcluded::NotOpen) => {
+                        // Before the core may have caught up, and counts what is left anew.
+                        self.record_parked();
                         self.core.handle_loaded(now, std::iter::empty(), number);
                     }
                     Err(NotExcluded::TooMany) => self.core.handle_load_failed(now),
@@ -491,10 +506,7 @@ impl Handler<Retire> for Peer {
     type Result = ();
 
     fn handle(&mut self, _: Retire, ctx: &mut Context<Self>) {
-        if let Some(attachment) = self.link.take() {
-            let gone = format!("{} has been removed", self.config.name);
-            attachment.link.close(&Refusal::new(Code::NotFound, gone));
-        }
+        self.close_as_removed();
         // There will be no drain any more, and what was acked in this turn is done all the same.
         self.record_parked();
         self.record_settled();

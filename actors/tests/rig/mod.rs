@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use restante_actors::journal::{
     Admission, Backlog, BackupTaken, Batch, Caps, Completion, End, Journal, Life, LookupError,
-    Opened, Page, Read, ReadError, Recovered, Settle, Ticket,
+    Opened, Page, Read, ReadError, Recovered, Settle, Stored, Ticket,
 };
 use restante_actors::link::{DialTarget, Dialer, Link, Outgoing, ProducerLink, SharedProducer};
 use restante_actors::peer::Peer;
@@ -178,6 +178,7 @@ struct State {
     settled: Vec<MessageNumber>,
     lives: HashMap<MessageNumber, Result<Life, LookupError>>,
     damaged: Option<(MessageNumber, u64)>,
+    readable: Vec<Stored>,
     parked_bytes: u64,
 }
 
@@ -195,6 +196,12 @@ impl Double {
     /// This message, of so many bytes, cannot be read any more.
     pub(crate) fn damage(&self, number: MessageNumber, bytes: u64) {
         self.state.lock().damaged = Some((number, bytes));
+    }
+
+    /// This message, of so many bytes, can be read; of all others nothing is kept.
+    pub(crate) fn keep(&self, number: MessageNumber, bytes: usize) {
+        let stored = Stored { number, accepted_ms: 1, body: vec![0; bytes].into() };
+        self.state.lock().readable.push(stored);
     }
 
     /// Messages that are done.
@@ -261,10 +268,17 @@ impl Journal for Double {
     fn checkpoint(&self, _: Bytes) {}
 
     fn next(&self, read: Read) -> BoxFuture<'static, Result<Page, ReadError>> {
-        let damaged = self.state.lock().damaged;
-        let page = match damaged.filter(|(number, _)| *number > read.after) {
-            Some((number, _)) => Err(ReadError::Damaged { number, detail: "a bad sector".into() }),
-            None => Ok(Page { messages: Vec::new(), through: read.through }),
+        let state = self.state.lock();
+        let damaged = state.damaged.filter(|(number, _)| *number > read.after);
+        let end = damaged.map_or(read.through, |(number, _)| number - 1);
+        let wanted = read.after + 1..=end;
+        let readable = state.readable.iter().filter(|stored| wanted.contains(&stored.number));
+        let messages: Vec<_> = readable.cloned().collect();
+        let page = match damaged {
+            Some((number, _)) if messages.is_empty() => {
+                Err(ReadError::Damaged { number, detail: "a bad sector".into() })
+            }
+            _ => Ok(Page { messages, through: end }),
         };
         Box::pin(async { page })
     }
