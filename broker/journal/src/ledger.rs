@@ -40,6 +40,7 @@ enum At {
 }
 
 /// A peer's settles and parks in one place.
+#[derive(Default)]
 struct Said {
     records: Vec<SettleOrPark>,
     /// Whether these are all that stood in its range of numbers.
@@ -59,7 +60,8 @@ pub(super) enum Question {
 pub(super) fn run(shared: &Shared, questions: &Receiver<Question>) {
     while let Ok(question) = questions.recv() {
         match question {
-            // An answer no one waits for any more is dropped.
+            // Nobody waits for it any more, and others may wait behind it.
+            Question::Lookup(_, answer) if answer.is_closed() => {}
             Question::Lookup(number, answer) => drop(answer.send(shared.lookup(number))),
             Question::Close => return,
         }
@@ -118,15 +120,18 @@ impl Shared {
     }
 
     /// The records by which a peer's messages `numbers` were parked, those that are still kept.
+    ///
+    /// # Errors
+    /// Some may be kept where nothing can be read now.
     pub(super) fn park_records(
         &self,
         peer: PeerId,
         mut numbers: BTreeSet<MessageNumber>,
-    ) -> Vec<ParkRecord> {
-        let Some(lowest) = numbers.first().copied() else { return Vec::new() };
+    ) -> io::Result<Vec<ParkRecord>> {
+        let Some(lowest) = numbers.first().copied() else { return Ok(Vec::new()) };
         let mut found = Vec::new();
         for source in self.sources_from(lowest).unwrap_or_default() {
-            for record in self.settles_of(source, peer, lowest).records {
+            for record in self.settles_of(source, peer, lowest)?.records {
                 if let SettleOrPark::Park(park) = record
                     && numbers.remove(&park.number)
                 {
@@ -137,7 +142,7 @@ impl Shared {
                 break;
             }
         }
-        found
+        Ok(found)
     }
 
     /// Everything that can say something about a message: its own segment or segments, and all later
@@ -274,7 +279,9 @@ impl Shared {
         let mut is_passed = false;
         for source in sources {
             let follows = source.first <= whole_to;
-            let Said { records, is_all } = self.settles_of(*source, peer, number);
+            // What cannot be read now tells nothing; the rest may tell enough.
+            let said = self.settles_of(*source, peer, number).unwrap_or_default();
+            let Said { records, is_all } = said;
             // The floor may have passed over a message just before it was parked.
             let park = records.iter().find_map(|record| match record {
                 SettleOrPark::Park(park) if park.number == number => Some(park),
@@ -318,33 +325,41 @@ impl Shared {
     }
 
     /// A peer's settles and parks in one place, as far as they may be about `number`.
-    fn settles_of(&self, source: Source, peer: PeerId, number: MessageNumber) -> Said {
+    ///
+    /// # Errors
+    /// There are some, or may be, and they cannot be read now. What is damaged or gone says nothing.
+    fn settles_of(&self, source: Source, peer: PeerId, number: MessageNumber) -> io::Result<Said> {
         // A cold segment has copies of messages and of parks.
         let all = |records| Said { records, is_all: !is_cold(source.id) };
         if source.place == At::Stored {
             let state = self.state.lock();
             let segment = state.segments.iter().find(|segment| segment.id == source.id);
             match segment.map(|segment| &segment.index) {
-                Some(Place::Active(index)) => return all(index.settles.of(peer).collect()),
-                Some(Place::Sealed(index)) => return all(index.settles.of(peer).collect()),
+                Some(Place::Active(index)) => return Ok(all(index.settles.of(peer).collect())),
+                Some(Place::Sealed(index)) => return Ok(all(index.settles.of(peer).collect())),
                 Some(Place::File) | None => {}
             }
         }
         let found = self.index_file(source);
         let error =
             match found.and_then(|(file, keeps)| Ok((file.settles_of(peer, number)?, keeps))) {
-                Ok((records, Keeps::All)) => return all(records),
-                Ok((records, Keeps::Parks)) => return Said { records, is_all: false },
+                Ok((records, Keeps::All)) => return Ok(all(records)),
+                Ok((records, Keeps::Parks)) => return Ok(Said { records, is_all: false }),
                 Err(error) => error,
             };
-        if source.place == At::Stored && self.rebuild_index(source.id, peer, error).is_ok() {
-            let state = self.state.lock();
-            let segment = state.segments.iter().find(|segment| segment.id == source.id);
-            if let Some(Place::Sealed(index)) = segment.map(|segment| &segment.index) {
-                return all(index.settles.of(peer).collect());
-            }
+        if source.place != At::Stored {
+            return match error {
+                IndexError::Io(error) if !is_missing(&error) => Err(error),
+                _ => Ok(Said::default()),
+            };
         }
-        Said { records: Vec::new(), is_all: false }
+        self.rebuild_index(source.id, peer, error)?;
+        let state = self.state.lock();
+        let segment = state.segments.iter().find(|segment| segment.id == source.id);
+        Ok(match segment.map(|segment| &segment.index) {
+            Some(Place::Sealed(index)) => all(index.settles.of(peer).collect()),
+            _ => Said::default(),
+        })
     }
 }
 

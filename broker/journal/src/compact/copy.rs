@@ -8,6 +8,7 @@ use super::super::format::{
 };
 use super::super::held::Held;
 use super::super::index::{IndexError, IndexFile, SegmentIndex};
+use super::super::keeper::CHECKPOINT_PATHS;
 use super::super::reader::extents;
 use super::super::refs::{Ref, Refs};
 use super::super::room::Purpose;
@@ -81,8 +82,9 @@ impl Copying {
         // So that a full disk never strikes inside a copy, and nobody else takes the room that was
         // given up for it.
         // What the copy does not use is cut off at its end, and is there for the checkpoint behind which
-        // the sources go.
-        let room = bytes + shared.checkpoint_bytes.load(Ordering::Relaxed);
+        // the sources go, one of its files after the other.
+        let checkpoint_bytes = shared.checkpoint_bytes.load(Ordering::Relaxed);
+        let room = bytes + checkpoint_bytes / CHECKPOINT_PATHS.len() as u64;
         let begin = || {
             let file = shared.disk.create(&temporary)?;
             file.allocate(room).map(|()| file)
@@ -139,7 +141,7 @@ impl Copying {
             Some(live) if live.is_there(shared) => live,
             _ => match Live::load(shared, source) {
                 Ok(Some(live)) => {
-                    self.take_parks(shared, &live);
+                    self.take_parks(shared, &live)?;
                     live
                 }
                 // It was given back in the meantime: nothing in it is live.
@@ -162,16 +164,20 @@ impl Copying {
 
     /// Why messages are parked stands in later segments, which go before these do: it is taken along in
     /// the index.
-    fn take_parks(&mut self, shared: &Shared, live: &Live) {
+    fn take_parks(&mut self, shared: &Shared, live: &Live) -> Result<(), Unmovable> {
         for LivePeer { peer, held, .. } in &live.peers {
             let parked =
                 held.parked().iter().map(|number| live.first + u64::from(number)).collect();
-            for park in shared.park_records(*peer, parked) {
+            let parks = shared.park_records(*peer, parked).map_err(|error| {
+                Unmovable::Source(live.id, format!("why messages are parked: {error}"))
+            })?;
+            for park in parks {
                 let mut body = Vec::new();
                 park.encode(&mut body);
                 self.index.settles.push(RecordKind::Park, &body);
             }
         }
+        Ok(())
     }
 
     fn copy(&mut self, shared: &Shared, live: &Live, window: &[Entry]) -> Result<(), Unmovable> {

@@ -1,12 +1,16 @@
 //! Reads and openings that fail: what passes costs nothing, what stays costs what lies in the bad
 //! place, by its number, and nothing is passed over that nobody can name.
 
+use super::super::format::is_cold;
+use super::super::index::IndexFile;
+use super::super::shared::Shared;
 use super::super::storage::sim::{FOR_GOOD, Ill, SimDisk};
 use super::super::trouble::TRIES;
 use super::rig::{Lane1, Rig};
 use super::{A, B};
 use restante_actors::journal::{Lane, LookupError, Read, ReadError, Settle};
 use restante_protocol::id::{MessageNumber, PeerId};
+use restante_protocol::record::ParkRecord;
 
 const WHOLE: std::ops::Range<u64> = 0..u64::MAX;
 
@@ -219,6 +223,12 @@ fn a_look_up_says_that_it_cannot_be_answered_now() {
     assert_eq!(rig.engine.shared.lookup(number).map(drop), Ok(()));
 }
 
+/// Every third of what B has open.
+fn parked_of(rig: &Rig) -> Vec<MessageNumber> {
+    let open = rig.lane(B).bodies.into_keys();
+    open.step_by(3).collect()
+}
+
 #[test]
 fn compaction_waits_where_it_cannot_read_and_loses_nothing() {
     // A few of each segment left for each of the two, so that it is worth copying.
@@ -230,6 +240,13 @@ fn compaction_waits_where_it_cannot_read_and_loses_nothing() {
             let done = all.filter(|(nth, _)| nth % 9 != 0).map(|(_, number)| number).collect();
             rig.engine.shared.settle(Settle::acked(peer, 5, 0, done));
         }
+        for number in parked_of(&rig) {
+            let (at_ms, attempts, reason) = (6, 9, "no".to_owned());
+            rig.engine.shared.park(&ParkRecord { peer: B, number, at_ms, attempts, reason });
+        }
+        rig.write();
+        // The index in which that stands is in a file.
+        rig.append(60);
         rig.write();
         rig.checkpoint(b"thin");
         rig
@@ -240,11 +257,25 @@ fn compaction_waits_where_it_cannot_read_and_loses_nothing() {
         rig.checkpoint(b"done");
         rig.segments().len()
     };
+    // Why something is parked is known from the copy alone, once the history of its source is gone.
+    let keeps_parks = |rig: &Rig, what: &str| {
+        let state = rig.engine.shared.state.lock();
+        for cold in state.segments.iter().filter(|segment| is_cold(segment.id)) {
+            let index = IndexFile::open(&rig.disk, &Shared::index_path(cold.id)).unwrap();
+            let kept: Vec<_> = index.parks().unwrap().iter().map(|park| park.number).collect();
+            let held = state.peers[&B].held.iter().find(|held| held.first == cold.first);
+            for number in held.into_iter().flat_map(|held| held.parked().iter()) {
+                let number = cold.first + u64::from(number);
+                assert!(kept.contains(&number), "{what}: why {number} is parked is lost");
+            }
+        }
+    };
     let mut well = thin();
     let (lanes, before, from) = (well.lanes(), well.segments().len(), well.disk.turns());
     let after = compacted(&mut well);
     let turns = well.disk.turns() - from;
     assert!(after < before && turns > 10, "{before} to {after} in {turns}");
+    keeps_parks(&well, "well");
     for length in [1, FOR_GOOD / 2] {
         for nth in 1..=turns {
             let mut rig = thin();
@@ -255,6 +286,7 @@ fn compaction_waits_where_it_cannot_read_and_loses_nothing() {
             assert!(!rig.engine.shared.is_dead(), "{what}: {:?}", rig.engine.shared.refusal());
             rig.disk.heal();
             assert!(rig.lanes() == lanes, "{what}");
+            keeps_parks(&rig, &what);
             let reopened = Rig::open(&rig.crashed()).unwrap();
             assert!(reopened.lanes() == lanes, "{what}, opened again");
         }
