@@ -14,6 +14,7 @@ use super::super::storage::{Disk, DiskFile, is_missing, is_shortage, remove};
 use super::Owner;
 use super::aside::move_aside;
 use super::scan::Emptied;
+use restante_actors::events;
 use restante_actors::journal::Damage;
 use restante_protocol::id::{MessageNumber, NUMBER_BITS, PeerId};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -320,6 +321,7 @@ impl Inventory {
     ) -> io::Result<bool> {
         let index = match IndexFile::open(disk, path) {
             Ok(index) => index,
+            Err(IndexError::Io(error)) if is_shortage(&error) => return Err(error),
             Err(error) => {
                 self.findings.push(format!("{path}: {error}"));
                 return Ok(false);
@@ -405,7 +407,16 @@ impl Inventory {
             Pool { next_segment: self.next_segment, history: self.history, ..Pool::default() };
         let spares_max = options.ready_segments + options.spare_segments_max + 1;
         for (id, path) in self.spares {
-            let full = disk.open(&path)?.length()? == options.segment_bytes;
+            let length = match disk.open(&path).and_then(|file| file.length()) {
+                Err(error) if is_shortage(&error) => return Err(error),
+                Err(error) => {
+                    // There is nothing in it.
+                    events::journal_finding(&format!("{path} is not written again: {error}"));
+                    continue;
+                }
+                length => length?,
+            };
+            let full = length == options.segment_bytes;
             if !full || pool.spares.len() >= spares_max {
                 disk.unlink(&path)?;
                 continue;
