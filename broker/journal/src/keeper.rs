@@ -403,9 +403,9 @@ impl Shared {
                 Place::Active(_) | Place::Sealed(_) => None,
             })
         };
-        if let Some((first, next)) = indexed {
-            self.keep_history(id, first, next)?;
-        }
+        // Its index has just been built again, and has to be written first.
+        let Some((first, next)) = indexed else { return Ok(()) };
+        self.keep_history(id, first, next)?;
         let segment = {
             let mut state = self.state.lock();
             let Some(place) = state.segments.iter().position(|segment| segment.id == id) else {
