@@ -63,6 +63,8 @@ impl From<OpenError> for Failure {
 }
 
 pub(super) fn run(verb: Verb, output: Output) -> Result<(), Failure> {
+    // A log of weeks has thousands of files, and a rehearsed repair holds all of them.
+    crate::node::open_files::raise_limit();
     match verb {
         Verb::Check { settings } => {
             let dir = settings.load()?.config.data_dir;

@@ -14,7 +14,7 @@
 mod announce;
 mod life;
 mod lives;
-mod open_files;
+pub(crate) mod open_files;
 mod signals;
 mod watchdog;
 
