@@ -100,7 +100,6 @@ impl Peer {
                 self.marks.take_in_hand(transmit.number, transmit.accepted_ms);
                 #[cfg(feature = "faults")]
                 faults::before_transmit(&self.config.name, transmit.number, &transmit.body);
-                warm(&transmit.body);
                 let flags = transmit.body.first().copied().unwrap_or(0);
                 let mut redelivered = transmit.redelivered;
                 let mut id = MessageId::new(
@@ -328,15 +327,6 @@ impl Peer {
 }
 
 /// The id a handed-over message was first accepted under.
-/// Asks for the cache lines of a body, up to 1 KiB of it: all of them at once, and while there is other
-/// work to do. They were written a while ago and have been read by the journal's thread since, and the
-/// copy into the link's buffer would wait for one after the other.
-#[inline]
-fn warm(body: &[u8]) {
-    let lines = body.chunks(64).take(16);
-    std::hint::black_box(lines.fold(0, |all, line| all ^ line[0]));
-}
-
 fn original_id(flags: u8, body: &[u8]) -> Option<MessageId> {
     if flags & body_flags::ORIGINAL_ID == 0 {
         return None;
