@@ -9,7 +9,8 @@
 //! receiver whose last attempt ran out of time waits in the slow lane, which may use three quarters
 //! of the places, so that one that is only restarting does not stand behind them. Of each peer only
 //! the newest order is wanted (a changed address is ordered anew) and the others are dropped, so the
-//! lanes are bounded by the number of peers.
+//! lanes are bounded by the number of peers. One that is under way already is called off: should its
+//! greeting come behind the newer one's, the receiver would end the newer connection for it.
 
 use crate::connection::{self, Net};
 use actix::Addr;
@@ -25,7 +26,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpStream, lookup_host};
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -126,6 +127,7 @@ const UNWANTED_MIN: usize = 64;
 
 impl Lanes {
     fn push(&mut self, order: Order, places: &Places) {
+        places.under_way.borrow_mut().remove(&order.target.id);
         self.newest.insert(order.target.id, order.target.link);
         if self.quick.len() + self.slow.len() > 2 * self.newest.len() + UNWANTED_MIN {
             let newest = &self.newest;
@@ -164,9 +166,9 @@ impl Lanes {
         } else {
             return None;
         };
-        let peer = order.target.id;
-        self.newest.remove(&peer);
-        Some((order, Place::take(Rc::clone(places), is_slow, peer)))
+        self.newest.remove(&order.target.id);
+        let place = Place::take(Rc::clone(places), is_slow, &order.target);
+        Some((order, place))
     }
 }
 
@@ -177,6 +179,8 @@ struct Places {
     slow: Cell<usize>,
     /// Peers whose last attempt ran out of time.
     late: RefCell<HashSet<PeerId>>,
+    /// Attempts that are under way: their links, and what calls them off when it is dropped.
+    under_way: RefCell<HashMap<PeerId, (u64, oneshot::Sender<()>)>>,
     freed: Notify,
     lookups: Arc<Semaphore>,
 }
@@ -188,6 +192,7 @@ impl Places {
             taken: Cell::new(0),
             slow: Cell::new(0),
             late: RefCell::default(),
+            under_way: RefCell::default(),
             freed: Notify::new(),
             lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
         }
@@ -199,13 +204,19 @@ struct Place {
     places: Rc<Places>,
     is_slow: bool,
     peer: PeerId,
+    link: u64,
+    /// Ends when the peer orders anew.
+    called_off: oneshot::Receiver<()>,
 }
 
 impl Place {
-    fn take(places: Rc<Places>, is_slow: bool, peer: PeerId) -> Place {
+    fn take(places: Rc<Places>, is_slow: bool, target: &DialTarget) -> Place {
         places.taken.set(places.taken.get() + 1);
         places.slow.set(places.slow.get() + usize::from(is_slow));
-        Place { places, is_slow, peer }
+        let (peer, link) = (target.id, target.link);
+        let (call_off, called_off) = oneshot::channel();
+        places.under_way.borrow_mut().insert(peer, (link, call_off));
+        Place { places, is_slow, peer, link, called_off }
     }
 
     /// Notes how the attempt ended, for the next one's lane.
@@ -225,22 +236,29 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        let mut under_way = self.places.under_way.borrow_mut();
+        if under_way.get(&self.peer).is_some_and(|(link, _)| *link == self.link) {
+            under_way.remove(&self.peer);
+        }
+        drop(under_way);
         self.places.taken.set(self.places.taken.get() - 1);
         self.places.slow.set(self.places.slow.get() - usize::from(self.is_slow));
         self.places.freed.notify_one();
     }
 }
 
-async fn attempt(mut order: Order, place: Place, net: Rc<Net>) {
+async fn attempt(mut order: Order, mut place: Place, net: Rc<Net>) {
     let deadline = Instant::now() + net.settings.dial_max;
-    let greeted =
-        match timeout_at(deadline, connect(&order.target.url, &place.places, deadline)).await {
-            Ok(Ok(stream)) => {
-                connection::introduce(stream, &order.target, net.handles.life, deadline).await
-            }
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(no_connection()),
-        };
+    let greeting = async {
+        let connecting = connect(&order.target.url, &place.places, deadline);
+        let stream = timeout_at(deadline, connecting).await.map_err(|_| no_connection())??;
+        connection::introduce(stream, &order.target, net.handles.life, deadline).await
+    };
+    let greeted = tokio::select! {
+        greeted = greeting => greeted,
+        // The peer is told under the old number, and knows better.
+        _ = &mut place.called_off => return,
+    };
     place.end(greeted.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut));
     match greeted {
         Ok(introduced) => {
@@ -313,6 +331,7 @@ async fn look_up(host: String, port: u16, permits: Arc<Semaphore>) -> io::Result
 mod tests {
     use super::*;
     use actix::{AsyncContext, Context};
+    use tokio::sync::oneshot::error::TryRecvError;
 
     fn order(peer: &Addr<Peer>, id: u32, link: u64) -> Order {
         let (name, url) = ("a".parse().unwrap(), "tcp://127.0.0.1:1".parse().unwrap());
@@ -365,5 +384,26 @@ mod tests {
         };
         assert_eq!([next(), next(), next()], [Some(2), Some(999), None]);
         assert!(lanes.newest.is_empty());
+    }
+
+    #[test]
+    fn an_attempt_is_called_off_once_its_peer_orders_anew_and_no_other_is() {
+        let context = Context::<Peer>::new();
+        let (addr, places) = (context.address(), Rc::new(Places::new(4)));
+        let mut lanes = Lanes::default();
+        lanes.push(order(&addr, 8, 1), &places);
+        lanes.push(order(&addr, 9, 2), &places);
+        let (_other, mut others) = lanes.next(&places).unwrap();
+        let (_old, mut old) = lanes.next(&places).unwrap();
+        lanes.push(order(&addr, 9, 3), &places);
+        assert_eq!(old.called_off.try_recv(), Err(TryRecvError::Closed));
+        let (_new, mut new) = lanes.next(&places).unwrap();
+        // It ends after its successor has begun.
+        drop(old);
+        for place in [&mut others, &mut new] {
+            assert_eq!(place.called_off.try_recv(), Err(TryRecvError::Empty));
+        }
+        drop((others, new));
+        assert!(places.under_way.borrow().is_empty());
     }
 }
