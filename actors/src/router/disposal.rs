@@ -266,13 +266,17 @@ impl Router {
     }
 
     fn disposed(&mut self, disposal: Disposal, destination: Destination, ctx: &mut Context<Self>) {
-        let registry = &self.state.registry;
-        let peer = registry.label(disposal.id);
-        let removed = registry.removed(disposal.id);
+        let removed = self.state.registry.removed(disposal.id);
         if removed.is_none_or(|removed| removed.disposition.is_done()) {
             self.count_left_by(disposal.id);
             return self.forget_if_spent(disposal.id);
         }
+        let done = StateEvent::Admin(AdminEvent::DispositionDone { id: disposal.id });
+        if self.append_state(&done).is_err() {
+            return Self::dispose_later(disposal, ctx);
+        }
+        let registry = &self.state.registry;
+        let peer = registry.label(disposal.id);
         match destination {
             Destination::Purge => {
                 events::messages_purged(&peer, disposal.messages, &disposal.by);
@@ -281,13 +285,10 @@ impl Router {
                 events::handover_done(&peer, &registry.label(to), disposal.messages);
             }
             // The heir was removed on the way: nothing else comes here with work to be done.
-            Destination::Park => {
-                events::handover_cut_short(&peer, self.stored_for(disposal.id));
-            }
-        }
-        let done = StateEvent::Admin(AdminEvent::DispositionDone { id: disposal.id });
-        if self.append_state(&done).is_err() {
-            return Self::dispose_later(disposal, ctx);
+            Destination::Park => match self.stored_for(disposal.id) {
+                0 => {}
+                left => events::handover_cut_short(&peer, left),
+            },
         }
         self.count_left_by(disposal.id);
         self.forget_if_spent(disposal.id);
