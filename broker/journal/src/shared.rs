@@ -1,9 +1,10 @@
 //! What the handle and the threads share: the intake of records to be written, the state, the
 //! segments made ready, and the one word that says whether all is well.
 //!
-//! Locks, in the order they may be taken: intake, state, pool, trouble. The intake is held for a push;
-//! the state for a batch of settles, a commit's counters or a page of positions; no lock is held over
-//! a disk access, except by whoever makes a segment ready, against the other who might.
+//! Locks, in the order they may be taken: making, intake, state, pool, trouble; all others are held alone.
+//! The intake is held for a push; the state for a batch of settles, a commit's counters or a page of
+//! positions; over a disk access only `making`, against who else might make a segment ready, and leave
+//! to remove (`pins`), which a backup waits for.
 
 use super::backup::Pins;
 use super::cache::Reading;
