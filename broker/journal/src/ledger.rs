@@ -219,7 +219,7 @@ impl Shared {
         let messages = match self.messages_of(source) {
             Err(error) if source.place == At::Stored => {
                 // The segment knows it too.
-                self.rebuild_index(source.id, PeerId::NONE, error)?;
+                self.rebuild_index(source.id, None, error)?;
                 let gone = IndexError::Io(io::ErrorKind::NotFound.into());
                 self.rebuilt_messages(source.id).ok_or(gone)?
             }
@@ -353,7 +353,7 @@ impl Shared {
                 _ => Ok(Said::default()),
             };
         }
-        self.rebuild_index(source.id, peer, error)?;
+        self.rebuild_index(source.id, None, error)?;
         let state = self.state.lock();
         let segment = state.segments.iter().find(|segment| segment.id == source.id);
         Ok(match segment.map(|segment| &segment.index) {

@@ -119,7 +119,7 @@ impl Shared {
             return Ok(());
         };
         let why = error.to_string();
-        self.rebuild_index(id, peer, error).map_err(|again| {
+        self.rebuild_index(id, Some(peer), error).map_err(|again| {
             let detail = format!("the index of segment {id:x}: {why}; building it again: {again}");
             Refusal::new(Code::Damaged, detail)
         })

@@ -222,29 +222,39 @@ impl State {
 }
 
 impl Shared {
-    /// Replaces the index of a segment, which cannot be used, as `why` says, for a search for `peer`.
+    /// Replaces the index of a segment, which cannot be used, as `why` says, for a search for `receiver`;
+    /// look-ups and copies search for nobody.
     ///
     /// # Errors
     /// What the disk said. Nothing has changed, and nothing is taken for lost: it is to be tried again.
     /// What cannot be read although it is there counts as damage only where that has lasted, and where
-    /// something names the messages concerned.
-    pub(super) fn rebuild_index(&self, id: u64, peer: PeerId, why: IndexError) -> io::Result<()> {
+    /// something names the messages concerned. It lasts for a receiver, which waits longer each time; how
+    /// often somebody else has asked says nothing.
+    pub(super) fn rebuild_index(
+        &self,
+        id: u64,
+        receiver: Option<PeerId>,
+        why: IndexError,
+    ) -> io::Result<()> {
         // Given back in the meantime, or built already.
         let Some(sealed) = self.unindexed(id) else { return Ok(()) };
-        let spot = Spot { segment: id, peer, number: 0 };
-        let told = why.to_string();
+        let (told, troubles) = (why.to_string(), &self.reading.troubles);
+        let spot = receiver.map(|peer| Spot { segment: id, peer, number: 0 });
         let rebuilt = match why {
             IndexError::Io(error) if is_shortage(&error) => Err(error),
-            _ => self.read_anew(sealed, spot),
+            _ => self.read_anew(sealed, spot.is_some_and(|spot| troubles.has_lasted(spot))),
         };
-        let rebuilt = rebuilt.inspect_err(|error| {
-            self.reading.troubles.is_lasting(spot, error);
+        let rebuilt = rebuilt.inspect_err(|error| match spot {
+            Some(spot) => drop(troubles.is_lasting(spot, error)),
+            None => troubles.note(id, error),
         })?;
         self.put_in_place(sealed, rebuilt, &told);
         Ok(())
     }
 
-    fn read_anew(&self, sealed: Sealed, spot: Spot) -> io::Result<Rebuilt> {
+    /// Builds the index of a segment from its records; `has_lasted` is whether what of it cannot be read
+    /// counts as damage.
+    fn read_anew(&self, sealed: Sealed, has_lasted: bool) -> io::Result<Rebuilt> {
         let old = named_by(&*self.disk, sealed.id);
         let is_final = old.is_ok();
         let mut witness = Witness { old: old.unwrap_or_default(), is_final };
@@ -257,7 +267,7 @@ impl Shared {
             Err(error) if witness.old.is_some() && !is_shortage(&error) => error,
             read => return read,
         };
-        let Some(file) = file.filter(|_| self.reading.troubles.has_lasted(spot)) else {
+        let Some(file) = file.filter(|_| has_lasted) else {
             return Err(error);
         };
         witness.is_final = false;

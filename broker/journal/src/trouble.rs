@@ -37,24 +37,29 @@ pub(super) struct Troubles {
 }
 
 impl Troubles {
-    /// A read has failed. Says whether it has done so often enough that there is nothing to wait for;
-    /// the log learns of a segment's failures whenever their number has doubled.
-    pub(super) fn is_lasting(&self, spot: Spot, error: &io::Error) -> bool {
+    /// A read has failed. The log learns of a segment's failures whenever their number has doubled.
+    pub(super) fn note(&self, segment: u64, error: &io::Error) {
         let failures = {
             let mut segments = self.segments.lock();
             if segments.len() >= SPOTS_MAX {
                 segments.clear();
             }
-            let failures = segments.entry(spot.segment).or_default();
+            let failures = segments.entry(segment).or_default();
             *failures += 1;
             *failures
         };
         if failures.is_power_of_two() {
-            let file = Shared::segment_path(spot.segment);
+            let file = Shared::segment_path(segment);
             events::journal_finding(&format!(
                 "{file} or its index could not be read, {failures} times so far ({error}); it is tried again"
             ));
         }
+    }
+
+    /// [Notes](Troubles::note) that a read has failed. Says whether it has done so often enough that there is
+    /// nothing to wait for.
+    pub(super) fn is_lasting(&self, spot: Spot, error: &io::Error) -> bool {
+        self.note(spot.segment, error);
         if is_shortage(error) {
             return false;
         }

@@ -8,7 +8,7 @@ use super::super::storage::sim::{FOR_GOOD, Ill, SimDisk};
 use super::super::trouble::TRIES;
 use super::rig::{Lane1, Rig};
 use super::{A, B};
-use restante_actors::journal::{Lane, LookupError, Read, ReadError, Settle};
+use restante_actors::journal::{Ended, Lane, LookupError, Read, ReadError, Settle};
 use restante_protocol::id::{MessageNumber, PeerId};
 use restante_protocol::record::ParkRecord;
 
@@ -221,6 +221,44 @@ fn a_look_up_says_that_it_cannot_be_answered_now() {
     assert_eq!(lookup, Err(LookupError::Unavailable));
     disk.heal();
     assert_eq!(rig.engine.shared.lookup(number).map(drop), Ok(()));
+}
+
+/// A receiver waits longer each time before it asks again, and a look-up does not: how often one was asked
+/// for says nothing of what can be read.
+#[test]
+fn look_ups_take_nothing_for_damaged_however_many_there_are() {
+    let (mut rig, disk, lanes) = restarted();
+    let number = *lanes[0].bodies.keys().nth(8).unwrap();
+    let path = rig.segments().pop().unwrap();
+    rig.engine.shared.settle(Settle::acked(A, 5, 0, vec![number]));
+    rig.write();
+    rig.append(90);
+    let lanes = rig.lanes();
+    let in_it = {
+        let state = rig.engine.shared.state.lock();
+        let place = state.segments.iter().position(|s| Shared::segment_path(s.id) == path);
+        let of_it = &state.segments[place.unwrap()];
+        of_it.first + 10..of_it.next.unwrap()
+    };
+    let index = path.replace(".seg", ".idx");
+    let settles_end = IndexFile::open(&disk, &index).unwrap().history_bytes() as usize;
+    disk.damage(&index, |bytes| bytes[settles_end - 1] ^= 1);
+    let (of_it, at) = place_of(&rig, &disk, in_it.start);
+    assert_eq!(of_it, path);
+    disk.sicken(&path, Ill::Read(at..at + 1), FOR_GOOD);
+    for _ in 0..3 * TRIES {
+        assert!(rig.engine.shared.lookup(number).is_ok());
+        assert_eq!(rig.engine.shared.state.lock().lost, []);
+    }
+    disk.heal();
+    let life = rig.engine.shared.lookup(number).unwrap();
+    assert!(
+        life.receivers.iter().any(|(peer, ended)| {
+            *peer == A && matches!(ended, Some(Ended::Settled { at_ms: 5, .. }))
+        }),
+        "{life:?}"
+    );
+    assert!(rig.lanes() == lanes);
 }
 
 /// Every third of what B has open.
