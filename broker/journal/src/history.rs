@@ -11,10 +11,13 @@
 
 use super::format::{FileKind, is_cold};
 use super::index::{EMPTY_HISTORY_BYTES, IndexError, IndexFacts, IndexFile, SegmentIndex, Settles};
+use super::rebuild::{Rebuilt, Sealed};
 use super::room::Purpose;
 use super::shared::Shared;
 use super::state::Standing;
-use super::storage::{is_shortage, remove};
+use super::storage::{is_full, is_shortage, remove};
+use super::trouble::Spot;
+use restante_actors::events;
 use restante_protocol::id::MessageNumber;
 use restante_protocol::record::RecordKind;
 use std::io;
@@ -53,6 +56,14 @@ impl Keeps {
     }
 }
 
+/// What there is of the index of a segment that is going.
+enum LastIndex {
+    Usable(IndexFile),
+    /// It may be readable another time.
+    NotNow,
+    Lost,
+}
+
 impl HistoryNote {
     pub(super) fn path(&self) -> String {
         path(self.id, self.kept_ms, self.keeps)
@@ -85,24 +96,21 @@ pub(super) fn parse_name(name: &str) -> Option<(u64, u64, Keeps)> {
 }
 
 impl Shared {
-    /// Cuts the index of a segment that is going to what the ledger needs and moves it to the history.
-    pub(super) fn keep_history(
-        &self,
-        id: u64,
-        first: MessageNumber,
-        next: MessageNumber,
-    ) -> io::Result<()> {
+    /// Cuts the index of a segment that is going to what the ledger needs and moves it to the history. Says
+    /// whether the segment may go: not while its index cannot be read, nor built again from it.
+    pub(super) fn keep_history(&self, sealed: Sealed) -> io::Result<bool> {
+        let Sealed { id, first, next, .. } = sealed;
         let from = Shared::index_path(id);
         if self.history_of(id).is_some_and(|note| note.stands_for(first, next)) {
             // It went there once, and the rest did not come after.
-            return remove(&*self.disk, &from);
+            return remove(&*self.disk, &from).map(|()| true);
         }
         let kept_ms = (self.options.now_ms)();
-        let bytes = match IndexFile::open(&*self.disk, &from) {
-            Ok(index) => index.history_bytes(),
-            Err(IndexError::Io(error)) if is_shortage(&error) => return Err(error),
+        let bytes = match self.last_index(sealed)? {
+            LastIndex::Usable(index) => index.history_bytes(),
+            LastIndex::NotNow => return Ok(false),
             // It answers nothing any more; what it was about is done and gone.
-            Err(_) => return remove(&*self.disk, &from),
+            LastIndex::Lost => return remove(&*self.disk, &from).map(|()| true),
         };
         let mut note = HistoryNote { id, first, next, bytes, kept_ms, keeps: Keeps::All };
         if note.is_empty()
@@ -110,7 +118,7 @@ impl Shared {
         {
             self.put_history(&note, SegmentIndex::default())?;
             gone.iter().try_for_each(|note| self.let_go(note))?;
-            return remove(&*self.disk, &from);
+            return remove(&*self.disk, &from).map(|()| true);
         }
         let file = self.disk.open(&from)?;
         // Whoever looks a message up tries the old name and then what is noted here: at no moment
@@ -119,7 +127,60 @@ impl Shared {
         self.disk.rename(&from, &note.path()).inspect_err(|_| {
             self.pool.lock().history.retain(|other| *other != note);
         })?;
-        file.truncate(bytes)
+        file.truncate(bytes)?;
+        Ok(true)
+    }
+
+    /// The index of a segment that is going, built again from it where it cannot be used: this is the last
+    /// chance to.
+    fn last_index(&self, sealed: Sealed) -> io::Result<LastIndex> {
+        let path = Shared::index_path(sealed.id);
+        let why = match IndexFile::open(&*self.disk, &path) {
+            Ok(index) => return Ok(LastIndex::Usable(index)),
+            Err(IndexError::Io(error)) if is_shortage(&error) => return Err(error),
+            Err(why) => why,
+        };
+        let (troubles, spot) = (&self.reading.troubles, Spot::index_of(sealed.id));
+        let lost = match self.read_anew(sealed, false) {
+            Ok(rebuilt) if rebuilt.is_whole() => match self.put_last_index(&path, sealed, &rebuilt)
+            {
+                Ok(index) => {
+                    events::journal_finding(&format!(
+                        "{path} is built again from its segment: {why}"
+                    ));
+                    return Ok(LastIndex::Usable(index));
+                }
+                // The segment has to go: it is what makes room.
+                Err(IndexError::Io(error)) if !is_full(&error) => return Err(error),
+                Err(error) => error.to_string(),
+            },
+            Ok(_) => "its segment is damaged too".to_owned(),
+            Err(error) if is_shortage(&error) => return Err(error),
+            Err(error) if !troubles.is_lasting(spot, &error) => return Ok(LastIndex::NotNow),
+            Err(error) => error.to_string(),
+        };
+        troubles.forget(spot.segment, spot.peer, std::iter::once(spot.number));
+        events::journal_finding(&format!(
+            "{path} cannot be used ({why}) nor built again ({lost}): what became of the messages {} to {} is forgotten",
+            sealed.first,
+            sealed.next.saturating_sub(1)
+        ));
+        Ok(LastIndex::Lost)
+    }
+
+    fn put_last_index(
+        &self,
+        path: &str,
+        sealed: Sealed,
+        rebuilt: &Rebuilt,
+    ) -> Result<IndexFile, IndexError> {
+        let Sealed { id, first, next, data_end } = sealed;
+        let facts = IndexFacts { id, first, next, data_end };
+        let bytes = rebuilt.index.encode(&self.header(FileKind::Index, id), &facts);
+        self.put_file(Purpose::Reclaim, path, &bytes)?;
+        self.disk.sync_dir("segments")?;
+        self.forget_index(id);
+        IndexFile::open(&*self.disk, path)
     }
 
     /// Lets an empty note begin where its neighbours do that are empty too, and says which these are.

@@ -9,6 +9,7 @@ use super::checkpoint::{self, Snapshot};
 use super::compact::Compactor;
 use super::format::{FileHeader, FileKind};
 use super::index::IndexFacts;
+use super::rebuild::Sealed;
 use super::room::Purpose;
 use super::segment;
 use super::shared::{CheckpointJob, Ready, Shared, Spare};
@@ -399,13 +400,20 @@ impl Shared {
             let state = self.state.lock();
             let segment = state.segments.iter().find(|segment| segment.id == id);
             segment.and_then(|segment| match segment.index {
-                Place::File => Some((segment.first, segment.next?)),
+                Place::File => Some(Sealed {
+                    id,
+                    first: segment.first,
+                    next: segment.next?,
+                    data_end: segment.data_end,
+                }),
                 Place::Active(_) | Place::Sealed(_) => None,
             })
         };
         // Its index has just been built again, and has to be written first.
-        let Some((first, next)) = indexed else { return Ok(()) };
-        self.keep_history(id, first, next)?;
+        let Some(sealed) = indexed else { return Ok(()) };
+        if !self.keep_history(sealed)? {
+            return Ok(());
+        }
         let segment = {
             let mut state = self.state.lock();
             let Some(place) = state.segments.iter().position(|segment| segment.id == id) else {

@@ -88,6 +88,11 @@ impl Rebuilt {
         Ok(Rebuilt { index: Arc::new(index), lost, named })
     }
 
+    /// Whether it says of every message of the segment whose it was.
+    pub(super) fn is_whole(&self) -> bool {
+        self.lost.is_empty() || self.named.is_some()
+    }
+
     /// Puts the counts right, and says what is damaged, if anything is.
     pub(super) fn account(&self, state: &mut State, sealed: Sealed) -> Vec<Damage> {
         let file = Shared::segment_path(sealed.id);
@@ -254,7 +259,7 @@ impl Shared {
 
     /// Builds the index of a segment from its records; `has_lasted` is whether what of it cannot be read
     /// counts as damage.
-    fn read_anew(&self, sealed: Sealed, has_lasted: bool) -> io::Result<Rebuilt> {
+    pub(super) fn read_anew(&self, sealed: Sealed, has_lasted: bool) -> io::Result<Rebuilt> {
         let old = named_by(&*self.disk, sealed.id);
         let is_final = old.is_ok();
         let mut witness = Witness { old: old.unwrap_or_default(), is_final };

@@ -27,6 +27,13 @@ pub(super) struct Spot {
     pub(super) number: MessageNumber,
 }
 
+impl Spot {
+    /// A segment's index as the keeper needs it, which waits for it from checkpoint to checkpoint.
+    pub(super) fn index_of(segment: u64) -> Spot {
+        Spot { segment, peer: PeerId::NONE, number: 0 }
+    }
+}
+
 /// See the module.
 #[derive(Default)]
 pub(super) struct Troubles {

@@ -31,6 +31,7 @@ mod plan;
 
 use super::format::{COLD_BIT, FileKind};
 use super::index::IndexFacts;
+use super::rebuild::Sealed;
 use super::room::Purpose;
 use super::shared::{Retired, Shared};
 use super::state::{Place, Segment};
@@ -360,8 +361,12 @@ impl Shared {
             // A running backup may name them; they go with the next checkpoint after it.
             let Some(_leave) = self.pins.removal() else { return Ok(()) };
             let retired = self.pool.lock().retired.iter().find(|r| !kept(r.id)).copied();
-            let Some(Retired { id, first, next, file_bytes, .. }) = retired else { return Ok(()) };
-            self.keep_history(id, first, next)?;
+            let Some(retired) = retired else { return Ok(()) };
+            let Retired { id, first, next, data_end, file_bytes, .. } = retired;
+            if !self.keep_history(Sealed { id, first, next, data_end })? {
+                // With the next checkpoint, as all behind it.
+                return Ok(());
+            }
             self.pool.lock().retired.retain(|retired| retired.id != id);
             self.free_file(id, file_bytes)?;
         }

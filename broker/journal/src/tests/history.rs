@@ -1,8 +1,10 @@
 //! What is left of messages whose segments are gone: how long, how much, and what is said after that.
 
 use super::super::Options;
+use super::super::shared::Shared;
 use super::super::storage::Disk;
-use super::super::storage::sim::{Dice, SimDisk, Survival};
+use super::super::storage::sim::{Dice, FOR_GOOD, Ill, SimDisk, Survival};
+use super::super::trouble::TRIES;
 use super::model::World;
 use super::{A, B, batch_of, small};
 use restante_actors::journal::{Ended, LookupError, Settle};
@@ -11,6 +13,8 @@ use restante_protocol::record::{Outcome, ParkRecord};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const KEPT_MS: u64 = 1_000;
+/// No byte of it can be read.
+const WHOLE: Ill = Ill::Read(0..u64::MAX);
 
 fn options(now_ms: fn() -> u64) -> Options {
     Options { history_ms_max: KEPT_MS, now_ms, ready_segments: 2, ..small(8 * 1024) }
@@ -83,6 +87,71 @@ fn history_is_kept_up_to_its_size_the_newest_last() {
         life.is_ok()
     });
     assert!(known.count() > 40);
+}
+
+/// Where the index of a segment that goes cannot be used, its records are read once more: they are the last
+/// that know what became of its messages. What cannot be read for the moment is waited for, but not for
+/// good.
+#[test]
+fn an_index_that_cannot_be_used_when_its_segment_goes_is_built_again_first() {
+    for (ill, checkpoints) in [(None, 0), (Some(Ill::Open), 9), (Some(WHOLE), 3), (Some(WHOLE), 9)]
+    {
+        let mut world = World::new(SimDisk::new(1 << 24), options(|| 7)).unwrap();
+        let mut numbers: Vec<MessageNumber> = Vec::new();
+        for _ in 0..4 {
+            let first = publish_100(&mut world, &[A.0]);
+            numbers.extend(first..first + 100);
+            world.engine.shared.settle(Settle::acked(A, 5, first + 99, numbers.clone()));
+            world.write();
+            world.engine.keeper.turn();
+        }
+        let sealed = |world: &World| -> Vec<u64> {
+            let state = world.engine.shared.state.lock();
+            state
+                .segments
+                .iter()
+                .filter(|s| s.live == 0 && s.next.is_some())
+                .map(|s| s.id)
+                .collect()
+        };
+        let ids = sealed(&world);
+        assert!(ids.len() > 3, "{ids:?}");
+        for id in &ids {
+            let index = Shared::index_path(*id);
+            match &ill {
+                None => world.disk.damage(&index, |bytes| bytes[20] ^= 1),
+                Some(ill) => {
+                    world.disk.sicken(&index, ill.clone(), FOR_GOOD);
+                    world.disk.sicken(&Shared::segment_path(*id), ill.clone(), FOR_GOOD);
+                }
+            }
+        }
+        for _ in 0..checkpoints {
+            world.checkpoint();
+            world.engine.keeper.turn();
+        }
+        let case = format!("{ill:?} for {checkpoints} checkpoints");
+        // Want of file handles says nothing of a file, however long it lasts.
+        let is_lost = matches!(ill, Some(Ill::Read(_))) && checkpoints > TRIES;
+        assert!(is_lost || sealed(&world) == ids, "{case}: they stay");
+        world.disk.heal();
+        for _ in 0..3 {
+            world.checkpoint();
+            world.engine.keeper.turn();
+        }
+        assert!(!world.engine.shared.is_dead(), "{case}: {:?}", world.engine.shared.refusal());
+        assert!(ids.iter().all(|id| !sealed(&world).contains(id)), "{case}: they go");
+        for number in [numbers[0], numbers[150]] {
+            match is_lost {
+                true => assert_eq!(
+                    world.engine.shared.lookup(number).unwrap_err(),
+                    LookupError::AgedOut,
+                    "{case}"
+                ),
+                false => assert!(is_acked(&world, number), "{case}: {number}"),
+            }
+        }
+    }
 }
 
 /// The first number of that many messages without anything between them.
