@@ -97,8 +97,8 @@ pub(super) fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Engine, Open
             "the journal has been written to, and of it neither a segment nor a checkpoint is left";
         return Err(OpenError::Damaged { path, detail: detail.to_owned() });
     }
-    let mut tail = loop {
-        match scan::scan(&disk, owner, &snapshot, &mut inventory) {
+    let tail = loop {
+        match read_log(&disk, owner, &snapshot, &mut inventory) {
             // What is set aside needs room. Reading again comes to the same result.
             Err(error)
                 if is_full(&error)
@@ -114,8 +114,6 @@ pub(super) fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Engine, Open
     };
     checkpoints.check(&*disk, first, !tail.gaps.is_empty())?;
     inventory.findings.extend(checkpoints.mend(&*disk).map_err(io(""))?);
-    cold::scan_cold(&*disk, owner, &snapshot, &inventory.cold, &mut tail)
-        .map_err(io("segments"))?;
     let epoch = owner.epoch.max(tail.epoch) + 1;
     let mut findings = std::mem::take(&mut inventory.findings);
     findings.extend(tail.findings);
@@ -160,6 +158,22 @@ struct Found {
     recovered: Recovered,
     /// Where the newest checkpoint was taken.
     covered: MessageNumber,
+}
+
+/// Reads what has to be read of the log and of cold segments. When it fails, what it has found is left with
+/// the inventory.
+fn read_log(
+    disk: &Arc<dyn Disk>,
+    owner: Owner,
+    snapshot: &Snapshot,
+    inventory: &mut Inventory,
+) -> io::Result<scan::Tail> {
+    let mut tail = scan::scan(disk, owner, snapshot, inventory)?;
+    if let Err(error) = cold::scan_cold(&**disk, owner, snapshot, &inventory.cold, &mut tail) {
+        inventory.findings.append(&mut tail.findings);
+        return Err(error);
+    }
+    Ok(tail)
 }
 
 /// Makes the first segment of this opening and writes its epoch.

@@ -392,6 +392,7 @@ fn a_cold_segment_without_its_index_is_read_through_and_damage_in_it_is_named() 
     let disk = world.disk.copy();
     let state = world.engine.shared.state.lock();
     let cold: Vec<u64> = state.segments.iter().map(|s| s.id).filter(|id| is_cold(*id)).collect();
+    let last = state.segments.last().map(|segment| Shared::segment_path(segment.id)).unwrap();
     drop(state);
     assert!(!cold.is_empty());
     for id in &cold {
@@ -404,6 +405,13 @@ fn a_cold_segment_without_its_index_is_read_through_and_damage_in_it_is_named() 
     // The second record's checksum.
     let at = SEGMENT_HEADER_BYTES as usize + record_bytes(MESSAGE_FIXED_BYTES + 4 + 100) + 4;
     disk.damage(&Shared::segment_path(cold[0]), |bytes| bytes[at] ^= 1);
+    // What is set aside of it takes the room of a spare segment: there is no other, not even behind the
+    // last record.
+    disk.damage(&last, |bytes| {
+        let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+        bytes.truncate(end + 8);
+    });
+    disk.set_capacity((1 << 26) - disk.free_bytes().unwrap());
     let world = World::new(disk, options()).unwrap();
     let findings = &world.engine.recovered.findings;
     assert!(findings.iter().any(|said| said.contains("damaged")), "{findings:?}");
