@@ -352,7 +352,7 @@ impl Inventory {
             let messages = index.as_ref().and_then(|index| index.messages().ok());
             let following = snapshot.segments.get(place + 1).map(|next| next.first);
             let next = index.as_ref().map(|index| index.facts.next).or(following);
-            let (first, next) = (note.first, next.unwrap_or(snapshot.position).max(note.first));
+            let (first, next) = (note.first, next.unwrap_or(snapshot.synced).max(note.first));
             let (receivers, complete) = match messages {
                 Some(messages) => (messages.receivers(first, first, next), true),
                 None => (open_in(snapshot, first), false),

@@ -5,7 +5,8 @@ use super::super::storage::Disk;
 use super::super::storage::sim::SimDisk;
 use super::rig::{CAPACITY, Rig};
 use super::{A, B};
-use restante_actors::journal::{Damage, LookupError};
+use bytes::Bytes;
+use restante_actors::journal::{Damage, LookupError, Settle};
 use restante_protocol::id::{MessageNumber, NodeTag, PeerId};
 use std::collections::BTreeSet;
 
@@ -129,6 +130,39 @@ fn a_segment_missing_behind_the_checkpoint_is_told() {
     assert_eq!((damage.first, damage.next, damage.complete), (first, next, false));
     assert!(opened.said().contains(&format!("records {first} to {} are missing", next - 1)));
     assert_eq!(opened.engine.shared.lookup(first).map(drop), Err(LookupError::Damaged));
+}
+
+/// A checkpoint that was written later than it was taken knows how far a segment behind its position went.
+#[test]
+fn a_last_segment_that_is_missing_is_told_with_all_its_numbers() {
+    let mut rig = Rig::with_history(false);
+    let settle = |rig: &Rig| {
+        let numbers = rig.lane(A).bodies.into_keys().collect();
+        rig.engine.shared.settle(Settle::acked(A, 5, 0, numbers));
+    };
+    settle(&rig);
+    rig.engine.shared.checkpoint(Bytes::from_static(b"early"));
+    let mut items = Vec::new();
+    rig.engine.shared.take_work(&mut items);
+    rig.engine.writer.turn(&mut items);
+    let job = rig.engine.shared.keeper.lock().checkpoint.take();
+    rig.append(60);
+    // As compaction does, while the checkpoint waits to be written.
+    rig.engine.shared.state.lock().moves += 1;
+    rig.engine.shared.keeper.lock().checkpoint = job;
+    rig.engine.keeper.turn();
+    let disk = rig.crashed();
+    let path = rig.segments().pop().unwrap();
+    let (first, next) = {
+        let state = rig.engine.shared.state.lock();
+        (state.segments.last().unwrap().first, state.durable_next)
+    };
+    assert!(first + 1 < next, "{first} to {next}");
+    disk.unlink(&path).unwrap();
+    let opened = Rig::open(&disk).unwrap();
+    let told: Vec<_> = damage_of(&opened).iter().map(|one| (one.first, one.next)).collect();
+    assert_eq!(told, [(first, next)]);
+    assert_eq!(opened.engine.shared.lookup(next - 1).map(drop), Err(LookupError::Damaged));
 }
 
 /// What is set aside needs room, and an opening that makes some looks at everything once more.
