@@ -1,8 +1,12 @@
 //! A client that has more to ask than a node takes at a time: it waits for its turn, and nothing of
-//! it shows.
+//! it shows. Nor of a receiver that has more to say than its peer takes at a time.
 
-use restante_client::protocol::control::Request;
+use bytes::BytesMut;
+use restante_client::protocol::codec::{put_control, put_nack};
+use restante_client::protocol::control::{AttachAs, Control, Request};
+use restante_client::protocol::frame::Nack;
 use restante_client::protocol::limits::REQUESTS_MAX;
+use restante_client::protocol::name::Name;
 use restante_client::protocol::refusal::Code;
 use restante_client::{AttachOptions, Publish, RequestError};
 use restante_tests::harness::{Heard, Raw, within};
@@ -60,27 +64,63 @@ async fn hundreds_of_attachments_are_left_and_taken_up_again() {
     assert_eq!(lost, 1, "one connection has done it all");
 }
 
+/// More than a peer's mailbox holds, and with it the word that its receiver leaves.
+#[tokio::test]
+async fn everything_that_a_receiver_says_before_it_detaches_counts() {
+    const MESSAGES: usize = 2_000;
+    let scene = scene!("answers");
+    let node = scene.node().start().await;
+    let client = node.client().await;
+    let name: Name = "picky".parse().expect("a name");
+    let mut raw = Raw::greeted(node.addr(), None).await.0;
+    let receivers = vec![AttachAs { slot: 3, name: name.clone(), grant: None }];
+    raw.ask(Request::Attach { receivers }).await.expect("attached");
+    for _ in 0..MESSAGES {
+        let publish = Publish::to([&name]).payload("x");
+        drop(client.publish(publish).await.expect("a buffer with room"));
+    }
+    let mut tags = Vec::new();
+    while tags.len() < MESSAGES {
+        if let Heard::Deliver { tag, .. } = raw.hear().await {
+            tags.push(tag);
+        }
+    }
+    let mut bytes = BytesMut::new();
+    for tag in tags {
+        let (permanent, retry_after_ms, reason) = (true, 0, "no");
+        put_nack(&mut bytes, &Nack { slot: 3, tag, permanent, retry_after_ms, reason });
+    }
+    let detach = Control::Request { id: 99, request: Request::Detach { slot: 3 } };
+    put_control(&mut bytes, &detach).expect("a frame");
+    raw.say(&bytes).await;
+    loop {
+        let Heard::Control(control) = raw.hear().await else { continue };
+        if let Control::Response { id: 99, result } = *control {
+            break assert!(result.is_ok(), "{result:?}");
+        }
+    }
+    let status = client.peer("picky").await.expect("a peer").status;
+    assert_eq!((status.parked, status.waiting), (MESSAGES as u64, 0));
+}
+
 /// The bound that the client keeps to is the node's.
 #[tokio::test]
 async fn one_request_more_than_a_node_takes_is_refused() {
     let scene = scene!("bound");
     let node = scene.node().start().await;
     let (mut raw, _) = Raw::greeted(node.addr(), None).await;
-    let mut bytes = bytes::BytesMut::new();
+    let mut bytes = BytesMut::new();
     for id in 0..=REQUESTS_MAX as u64 {
-        let request =
-            restante_client::protocol::control::Control::Request { id, request: Request::Node };
-        restante_client::protocol::codec::put_control(&mut bytes, &request).expect("a frame");
+        let request = Control::Request { id, request: Request::Node };
+        put_control(&mut bytes, &request).expect("a frame");
     }
     raw.say(&bytes).await;
     let (mut answered, mut refused) = (0, 0);
     while answered + refused <= REQUESTS_MAX {
         let Heard::Control(control) = raw.hear().await else { panic!("an answer") };
         match *control {
-            restante_client::protocol::control::Control::Response { result: Ok(_), .. } => {
-                answered += 1
-            }
-            restante_client::protocol::control::Control::Response { result: Err(why), .. } => {
+            Control::Response { result: Ok(_), .. } => answered += 1,
+            Control::Response { result: Err(why), .. } => {
                 assert_eq!(why.code, Code::Overloaded);
                 refused += 1;
             }

@@ -224,10 +224,10 @@ impl Slots {
         };
         let (peer, number) = (peer.clone(), entry.link.number());
         entry.link.shut();
-        let told = entry.take_unsent().map(Unsent::tell);
+        let told = entry.unsent_to(peer.clone()).tell();
         link_down(&peer, number, "the receiver detached");
-        entry.state = State::Leaving(peer.clone());
-        Ok(Left { told: told.unwrap_or(Told { peer, _kept: Kept::none(&self.kept) }), number })
+        entry.state = State::Leaving(peer);
+        Ok(Left { told, number })
     }
 
     /// A link has ended otherwise than by this connection, or has been left for good.
@@ -473,13 +473,17 @@ impl Slot {
 
     fn take_unsent(&mut self) -> Option<Unsent> {
         let peer = self.peer()?.clone();
+        Some(self.unsent_to(peer))
+    }
+
+    fn unsent_to(&mut self, peer: Addr<Peer>) -> Unsent {
         let (acked, granted) = (self.take_acked(), self.take_granted());
         let words = std::mem::take(&mut self.words);
         let none = Kept::none(&self.kept.sum);
         let mut kept = std::mem::replace(&mut self.kept, none);
         let ranges = acked.as_ref().map_or(0, |acked| acked.ranges.len());
         kept.set(std::mem::take(&mut self.word_bytes) + ranges * size_of::<TagRange>());
-        Some(Unsent { peer, acked, words, granted, kept })
+        Unsent { peer, acked, words, granted, kept }
     }
 
     /// `false`: the message waits for a place in the mailbox, [`Done::Sent`] follows.
