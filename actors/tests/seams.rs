@@ -17,6 +17,7 @@ use restante_protocol::status::{Health, MessageState};
 use rig::{NODE, Recorder, Rig, Sink, TAKES_A_BATCH, call, on_an_arbiter, plain};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 #[test]
 fn what_was_sent_after_a_lost_batch_does_not_overtake_it() {
@@ -189,6 +190,33 @@ fn what_was_acked_before_its_receiver_was_removed_is_done() {
         addr.clone().try_send(Acked { number: 7, ranges }).unwrap();
         addr.send(Retire).await.unwrap();
         assert_eq!(rig.journal.settled().len(), 2);
+        assert!(link.is_closed());
+    });
+}
+
+/// Somebody still holds its address, so that its supervisor builds it again: what it has left is disposed of
+/// by then, and must not be delivered too.
+#[test]
+fn a_peer_that_crashes_once_it_is_removed_delivers_nothing_more() {
+    on_an_arbiter(async {
+        let rig = Rig::start().await;
+        let peer = rig.add_peer("a").await;
+        let producer = Recorder::new();
+        let session = rig.open(1, &producer).await;
+        let link = Arc::new(Sink::crashing());
+        let seat = rig.handles.directory.seat(peer).unwrap();
+        seat.addr.send(up(&link, 7, false)).await.unwrap().unwrap();
+        seat.marks.removed.store(true, Relaxed);
+        rig.publish(&producer, session, peer, &[plain(1, 8)]).await;
+        link.has(1).await;
+        assert_eq!(seat.marks.restarts.load(Relaxed), 1, "it has crashed");
+        // Supervision has a timer in between.
+        let ends = async {
+            while seat.addr.connected() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), ends).await.expect("it ends");
         assert!(link.is_closed());
     });
 }

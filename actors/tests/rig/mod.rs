@@ -380,9 +380,15 @@ impl ProducerLink for Recorder {
 pub(crate) struct Sink {
     deliveries: Mutex<usize>,
     closed: AtomicBool,
+    crashes: AtomicBool,
 }
 
 impl Sink {
+    /// A delivery by it crashes its peer's actor.
+    pub(crate) fn crashing() -> Sink {
+        Sink { crashes: AtomicBool::new(true), ..Sink::default() }
+    }
+
     /// Waits until it has been given so many deliveries.
     pub(crate) async fn has(&self, deliveries: usize) {
         for _ in 0..TURNS {
@@ -407,6 +413,7 @@ impl Link for Sink {
 
     fn transmit(&self, batch: &[Outgoing]) {
         *self.deliveries.lock() += batch.len();
+        assert!(!self.crashes.load(Relaxed), "the crash that was asked for");
     }
 
     fn close(&self, _: &Refusal) {
