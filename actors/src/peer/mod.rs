@@ -40,6 +40,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+/// What the processors there are fetch at a time.
+const CACHE_LINE_BYTES: usize = 64;
+/// Lines of one body that are asked for ahead; a longer copy is fetched ahead by the processor itself.
+const WARM_LINES_MAX: usize = 16;
 /// Messages a mailbox holds while its peer is held back after crashes.
 const MAILBOX_CAPACITY: usize = 1_024;
 /// Bytes of backlog a peer may read at once however much the others hold.
@@ -320,14 +324,15 @@ impl Peer {
     }
 }
 
-/// Asks for the cache lines of bodies, up to 1 KiB of each, many at a time. They were written a while ago and
-/// have been read by the journal's thread since, and a copy of each, here or into the link's buffer a moment
-/// from now, would wait for one line after the other.
+/// Asks for the first cache lines of bodies, many at a time. They were written a while ago and have been read
+/// by the journal's thread since, and a copy of each, here or into the link's buffer a moment from now, would
+/// wait for one line after the other.
 fn warm(chunk: &[u8], messages: &[EnqueuedMessage]) {
     let mut all = 0;
     for message in messages {
         let at = message.body_at as usize;
-        let lines = chunk[at..at + message.body_len as usize].chunks(64).take(16);
+        let body = &chunk[at..at + message.body_len as usize];
+        let lines = body.chunks(CACHE_LINE_BYTES).take(WARM_LINES_MAX);
         all = lines.fold(all, |all, line| all ^ line[0]);
     }
     std::hint::black_box(all);
