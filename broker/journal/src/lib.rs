@@ -5,9 +5,10 @@
 //!     ▲                                            │ counts, positions            ▲   ▲
 //!     └──────────── completions ◄──────────────────┤                              │   │
 //!  peers ◄─ pages ── reader ◄── which messages ── state ──► keeper ─ indexes, checkpoints, room
+//!  admin ◄─ lives ── ledger ◄── which segments ─────┘
 //! ```
 //!
-//! - [`shared`] is what all sides hold; [`writer`], [`reader`] and [`keeper`] are plain state machines
+//! - [`shared`] is what all sides hold; [`writer`], [`reader`], [`ledger`] and [`keeper`] are plain state machines
 //!   under one thread each ([`handle`]), so that tests drive the same code without threads.
 //! - [`state`] knows, per peer and segment, how much is open; positions are in the segments' indexes
 //!   ([`index`], [`refs`]).
