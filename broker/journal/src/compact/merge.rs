@@ -45,16 +45,14 @@ impl State {
         self.moves += 1;
         true
     }
-}
 
-type Numbers = std::ops::Range<MessageNumber>;
-
-impl State {
     /// Bytes that the sets of settled numbers may come to if the segments in this range become one.
     pub(super) fn marks_of(&self, range: &Numbers) -> u64 {
         self.peers.values().map(|peer| peer.marks_of(range)).sum()
     }
 }
+
+type Numbers = std::ops::Range<MessageNumber>;
 
 impl Peer {
     /// Which shares lie in a range of numbers.
@@ -63,13 +61,17 @@ impl Peer {
         from..self.held.partition_point(|held| held.first < range.end)
     }
 
+    /// Which segments in a range of numbers it is done with.
+    fn done_in(&self, range: &Numbers) -> std::ops::Range<usize> {
+        let from = self.done.partition_point(|(first, _)| *first < range.start);
+        from..self.done.partition_point(|(first, _)| *first < range.end)
+    }
+
     /// See [`State::marks_of`]: a bit for each number above the floor, if some of them are done and some
     /// are not.
     fn marks_of(&self, range: &Numbers) -> u64 {
         let held = &self.held[self.places(range)];
-        let from = self.done.partition_point(|(first, _)| *first < range.start);
-        let to = self.done.partition_point(|(first, _)| *first < range.end);
-        let done = &self.done[from..to];
+        let done = &self.done[self.done_in(range)];
         let is_mixed = !done.is_empty() || held.iter().any(|held| !held.settled().is_empty());
         if held.iter().all(Held::is_done) || !is_mixed {
             return 0;
@@ -82,11 +84,9 @@ impl Peer {
     /// Makes all shares within a range one, or none if nothing of it is live; returns how much is.
     fn merge(&mut self, range: &Numbers, share: Option<Share>) -> u64 {
         let first = range.start;
-        let among = |done: &[(MessageNumber, MessageNumber)], number| {
-            done.partition_point(|(first, _)| *first < number)
-        };
-        let (from, to) = (among(&self.done, range.start), among(&self.done, range.end));
-        let done: Vec<_> = self.done.drain(from..to).collect();
+        let done_in = self.done_in(range);
+        let from = done_in.start;
+        let done: Vec<_> = self.done.drain(done_in).collect();
         let places = self.places(range);
         let last_done = done.last().map(|(_, last)| *last);
         let last_held = self.held[places.clone()].last().map(Held::last);

@@ -408,13 +408,13 @@ impl Inventory {
         let spares_max = options.ready_segments + options.spare_segments_max + 1;
         for (id, path) in self.spares {
             let length = match disk.open(&path).and_then(|file| file.length()) {
+                Ok(length) => length,
                 Err(error) if is_shortage(&error) => return Err(error),
                 Err(error) => {
                     // There is nothing in it.
                     events::journal_finding(&format!("{path} is not written again: {error}"));
                     continue;
                 }
-                length => length?,
             };
             let full = length == options.segment_bytes;
             if !full || pool.spares.len() >= spares_max {
