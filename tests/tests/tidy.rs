@@ -251,6 +251,23 @@ fn the_text_has_nothing_that_does_not_belong() {
     }
 }
 
+/// What an operator reads is in the catalogue, all of it.
+#[test]
+fn the_node_logs_events_and_nothing_else() {
+    let macros = ["error", "warn", "info"].map(|level| format!("tracing::{level}!"));
+    let outside = |file: &PathBuf| {
+        let path = file.strip_prefix(root_dir()).unwrap_or(file);
+        !path.starts_with("actors/src/events") && !path.starts_with("broker/client")
+    };
+    for file in sources().into_iter().filter(outside) {
+        let text = read(&file);
+        for name in &macros {
+            let path = file.display();
+            assert!(!text.contains(name), "{path}: {name} is no event of actors/src/events");
+        }
+    }
+}
+
 #[test]
 fn every_exception_to_a_lint_says_why() {
     for file in sources() {

@@ -8,6 +8,7 @@ use super::shared::Shared;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
+use restante_actors::events;
 use restante_actors::journal::{
     Admission, Backlog, BackupTaken, Batch, Caps, Journal, Life, LookupError, Opened, Page, Read,
     ReadError, Settle, Ticket,
@@ -81,7 +82,7 @@ fn join(thread: Option<JoinHandle<()>>) {
     if let Some(thread) = thread
         && thread.join().is_err()
     {
-        tracing::error!("a journal thread had panicked");
+        events::journal_finding("one of its threads had panicked");
     }
 }
 
