@@ -34,6 +34,7 @@ mod handle;
 mod held;
 mod history;
 mod index;
+mod intake;
 mod keeper;
 mod ledger;
 mod numbers;

@@ -15,8 +15,9 @@ use super::checkpoint::Snapshot;
 use super::format::{
     FLAG_FIRST, KIND_MARK, RecordHeader, SEGMENT_HEADER_BYTES, Seed, record_bytes,
 };
+use super::intake::{Item, Wake, header_of};
 use super::refs::Ref;
-use super::shared::{CheckpointJob, Item, Ready, Shared, Wake, header_of};
+use super::shared::{CheckpointJob, Ready, Shared};
 use super::state::{Place, Segment, Stage};
 use super::storage::{is_full, is_shortage};
 use bytes::Bytes;

@@ -4,9 +4,9 @@
 //! code runs on an [`Overlay`], so that what is said is what would be done.
 
 use super::super::error::OpenError;
+use super::super::intake::Item;
 use super::super::options::Options;
 use super::super::recovery::{self, move_aside};
-use super::super::shared::Item;
 use super::super::storage::{Disk, RealDisk};
 use super::Offline;
 use super::check::{self, Problem, Report};

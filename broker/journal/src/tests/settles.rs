@@ -1,6 +1,6 @@
 //! Settles that are too long for one checksum.
 
-use super::super::shared::Item;
+use super::super::intake::Item;
 use super::super::storage::sim::SimDisk;
 use super::model::World;
 use super::{A, batch_of, small};
