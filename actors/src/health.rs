@@ -199,6 +199,7 @@ impl Health {
         }
         troubled.sort_by_key(|(name, snapshot, _)| (std::cmp::Reverse(snapshot.waiting), *name));
         let peers = seats.len() as u64;
+        let commits = self.journal.commits();
         events::summary(
             peers,
             up,
@@ -210,6 +211,8 @@ impl Health {
             acked,
             self.figures.connections.load(Relaxed),
             self.journal.disk_bytes(),
+            commits.count,
+            commits.slowest_us / 1_000,
             troubled.len().saturating_sub(WORST_MAX) as u64,
         );
         for (name, snapshot, parked) in troubled.iter().take(WORST_MAX) {

@@ -301,6 +301,16 @@ pub enum LookupError {
     Unavailable,
 }
 
+/// What commits have cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Commits {
+    /// How many have been put on disk since the journal was opened; each took one sync.
+    pub count: u64,
+    /// How long the slowest took to be written and synced, of those since this was last asked, in
+    /// microseconds.
+    pub slowest_us: u64,
+}
+
 /// A backup that is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackupTaken {
@@ -370,6 +380,9 @@ pub trait Journal: Send + Sync {
     /// Takes a copy of everything that is on disk now into the directory `dir` of this machine, which
     /// must be new or empty, while everything goes on. Not bounded in time.
     fn backup(&self, dir: PathBuf) -> BoxFuture<'static, Result<BackupTaken, Refusal>>;
+
+    /// How many commits there were, and the slowest since the last call.
+    fn commits(&self) -> Commits;
 
     /// Bytes the journal occupies on disk.
     fn disk_bytes(&self) -> u64;

@@ -74,6 +74,8 @@ pub(super) static MEANINGS: &[(&str, &str)] = &[
     ("clean", "whether the journal had been closed in order"),
     ("code", "the stable word of a refusal; PROTOCOL.md lists them"),
     ("command", "which admin command"),
+    ("commit_ms_max", "the longest write and sync of the log since the last summary"),
+    ("commits", "commits put on disk since the journal was opened, one sync each"),
     ("complete", "whether all that are concerned are named"),
     ("confirmed", "messages confirmed since the node started"),
     ("connection", "number of a connection, unique in this process"),

@@ -94,8 +94,8 @@ events! {
     INFO node_stopped(waiting: u64);
 
     "How all peers are, once a minute: how many of them up, down (any other health) and paused."
-        => "Watch `waiting` and `parked` grow; the summary_peer lines after it name the worst."
-    INFO summary(peers: u64, up: u64, down: u64, paused: u64, waiting: u64, parked: u64, confirmed: u64, acked: u64, connections: u64, journal_bytes: u64, more: u64);
+        => "Watch `waiting` and `parked` grow; the summary_peer lines after it name the worst. A `commit_ms_max` of seconds is a disk that cannot keep up or is ill: every confirm waits for it."
+    INFO summary(peers: u64, up: u64, down: u64, paused: u64, waiting: u64, parked: u64, confirmed: u64, acked: u64, connections: u64, journal_bytes: u64, commits: u64, commit_ms_max: u64, more: u64);
 
     "One of the (at most 20) worst peers, after each summary. Peers that are up with nothing waiting are never listed."
         => "See the event of its health: peer_down, peer_slow, peer_refusing, peer_failed, actor_held."

@@ -5,8 +5,8 @@ use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use restante_actors::journal::{
-    Admission, Backlog, BackupTaken, Batch, Caps, Completion, End, Journal, Life, LookupError,
-    Opened, Page, Read, ReadError, Recovered, Settle, Stored, Ticket,
+    Admission, Backlog, BackupTaken, Batch, Caps, Commits, Completion, End, Journal, Life,
+    LookupError, Opened, Page, Read, ReadError, Recovered, Settle, Stored, Ticket,
 };
 use restante_actors::link::{DialTarget, Dialer, Link, Outgoing, ProducerLink, SharedProducer};
 use restante_actors::peer::Peer;
@@ -294,6 +294,10 @@ impl Journal for Double {
 
     fn backup(&self, _: PathBuf) -> BoxFuture<'static, Result<BackupTaken, Refusal>> {
         Box::pin(async { Err(Refusal::new(Code::Unsupported, "keeps nothing")) })
+    }
+
+    fn commits(&self) -> Commits {
+        Commits::default()
     }
 
     fn disk_bytes(&self) -> u64 {

@@ -189,6 +189,7 @@ fn journal_ingest(dir: &Path, size: usize, count: usize) -> Ingested {
     let (mut messages, mut bytes, mut under_way) = (0u64, 0u64, 0usize);
     let cpu = thread_cpu("journal-writer");
     let before = own_io();
+    let commits = opened.journal.commits().count;
     let start = Instant::now();
     while start.elapsed() < RUN {
         while under_way < DEPTH {
@@ -204,15 +205,16 @@ fn journal_ingest(dir: &Path, size: usize, count: usize) -> Ingested {
         under_way -= done;
     }
     let elapsed = start.elapsed().as_secs_f64();
-    let io = own_io();
+    let written = own_io() - before;
+    let commits = opened.journal.commits().count - commits;
     let cpu = (thread_cpu("journal-writer") - cpu) * 1e9 / messages.max(1) as f64;
     close(opened, &path);
     Ingested {
         messages_per_s: messages as f64 / elapsed,
         mib_per_s: bytes as f64 / MIB / elapsed,
         writer_ns: cpu,
-        commit_bytes: bytes as f64 / (io.0 - before.0).max(1.0),
-        amplification: (io.1 - before.1) / (messages as f64 * size as f64).max(1.0),
+        commit_bytes: bytes as f64 / commits.max(1) as f64,
+        amplification: written / (messages as f64 * size as f64).max(1.0),
     }
 }
 
@@ -447,14 +449,11 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
-/// Write calls of this process, and the bytes it has had written to disks.
-fn own_io() -> (f64, f64) {
+/// Bytes this process has had written to disks.
+fn own_io() -> f64 {
     let io = std::fs::read_to_string("/proc/self/io").expect("Linux");
-    let field = |name: &str| {
-        let line = io.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|value| value.trim().parse().ok()).unwrap_or(0.0)
-    };
-    (field("syscw:"), field("write_bytes:"))
+    let written = io.lines().find_map(|line| line.strip_prefix("write_bytes:"));
+    written.and_then(|bytes| bytes.trim().parse().ok()).unwrap_or(0.0)
 }
 
 /// Seconds of processor time that the thread of this name has used.

@@ -10,8 +10,8 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use restante_actors::events;
 use restante_actors::journal::{
-    Admission, Backlog, BackupTaken, Batch, Caps, Journal, Life, LookupError, Opened, Page, Read,
-    ReadError, Settle, Ticket,
+    Admission, Backlog, BackupTaken, Batch, Caps, Commits, Journal, Life, LookupError, Opened,
+    Page, Read, ReadError, Settle, Ticket,
 };
 use restante_protocol::id::{MessageNumber, PeerId};
 use restante_protocol::record::ParkRecord;
@@ -164,6 +164,13 @@ impl Journal for SegmentedLog {
                 Err(Refusal::new(Code::Internal, "the backup ended without a result"))
             })
         })
+    }
+
+    fn commits(&self) -> Commits {
+        Commits {
+            count: self.shared.commits.load(Ordering::Relaxed),
+            slowest_us: self.shared.slowest_us.swap(0, Ordering::Relaxed),
+        }
     }
 
     fn disk_bytes(&self) -> u64 {

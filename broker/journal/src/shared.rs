@@ -54,6 +54,9 @@ pub(super) struct Shared {
     gate: AtomicU8,
     /// Why the gate is not open.
     trouble: Mutex<Option<Refusal>>,
+    /// See [`Commits`](restante_actors::journal::Commits).
+    pub(super) commits: AtomicU64,
+    pub(super) slowest_us: AtomicU64,
     /// Bytes of all files.
     pub(super) disk_bytes: AtomicU64,
     /// A checkpoint has been asked for and not been handed over yet.
@@ -171,6 +174,8 @@ impl Shared {
             next_number: AtomicU64::new(parts.next_number),
             gate: AtomicU8::new(OPEN),
             trouble: Mutex::new(None),
+            commits: AtomicU64::new(0),
+            slowest_us: AtomicU64::new(0),
             disk_bytes: AtomicU64::new(parts.disk_bytes),
             checkpoint_asked: AtomicBool::new(false),
             since_checkpoint: AtomicU64::new(0),

@@ -30,7 +30,8 @@ use restante_protocol::refusal::{Code, Refusal};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 /// After this long without work, the log gets a mark that its last commit is synced.
 const IDLE_DELAY: Duration = Duration::from_millis(100);
@@ -239,6 +240,7 @@ impl Writer {
             IoSlice::new(&ZEROES[..len])
         }));
         self.active.filled = self.active.filled.max(end + zeroes);
+        let begun = Instant::now();
         let written = self.active.file.write_at(&slices, self.offset);
         if let Err(error) = written.and_then(|()| self.active.file.sync()) {
             self.shared.poison("writing the log", &error);
@@ -248,6 +250,9 @@ impl Writer {
             self.commit_bytes = 0;
             return;
         }
+        let took = begun.elapsed().as_micros() as u64;
+        self.shared.slowest_us.fetch_max(took, Ordering::Relaxed);
+        self.shared.commits.fetch_add(1, Ordering::Relaxed);
         self.offset += self.commit_bytes as u64;
         self.marked = false;
         self.shared.state.lock().commit(&mut self.stage, self.next);
@@ -260,7 +265,7 @@ impl Writer {
         }
         let written = std::mem::take(&mut self.commit_bytes) as u64;
         let since = &self.shared.since_checkpoint;
-        let before = since.fetch_add(written, std::sync::atomic::Ordering::Relaxed);
+        let before = since.fetch_add(written, Ordering::Relaxed);
         if before + written >= self.shared.options.checkpoint_bytes
             && self.shared.can_afford_checkpoint()
         {

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use restante_actors::journal::{
-    Admission, Backlog, BackupTaken, Batch, Caps, End, Journal, Life, LookupError, Opened, Page,
-    Read, ReadError, Settle, Ticket,
+    Admission, Backlog, BackupTaken, Batch, Caps, Commits, End, Journal, Life, LookupError, Opened,
+    Page, Read, ReadError, Settle, Ticket,
 };
 use restante_actors::link::{DialTarget, Dialer, Link, Outgoing, ProducerLink, SharedProducer};
 use restante_actors::peer::{Acked, Inspect, LinkUp, Nacked, Peer};
@@ -150,6 +150,10 @@ impl Journal for Watched {
 
     fn backup(&self, dir: PathBuf) -> BoxFuture<'static, Result<BackupTaken, Refusal>> {
         self.journal.backup(dir)
+    }
+
+    fn commits(&self) -> Commits {
+        self.journal.commits()
     }
 
     fn disk_bytes(&self) -> u64 {
