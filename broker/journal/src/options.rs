@@ -19,7 +19,8 @@ pub struct Options {
     pub segment_bytes: u64,
     /// Most bytes appended and not yet completed.
     pub append_bytes_max: usize,
-    /// Most bytes of one commit, unless a single batch is larger.
+    /// Most bytes of one commit, unless a single batch is larger. Beyond a few MiB the processor no
+    /// longer has at hand what it writes, and copying takes longer than a larger commit saves.
     pub commit_bytes_max: usize,
     /// How long a settle may wait for an append to ride along with.
     pub lazy_delay: Duration,
@@ -70,7 +71,7 @@ impl Default for Options {
         Options {
             segment_bytes: 64 * MIB,
             append_bytes_max: 64 * MIB as usize,
-            commit_bytes_max: 8 * MIB as usize,
+            commit_bytes_max: 3 * MIB as usize,
             lazy_delay: Duration::from_millis(100),
             lazy_bytes_max: 256 * 1024,
             checkpoint_bytes: 64 * MIB,

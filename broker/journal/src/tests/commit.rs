@@ -171,6 +171,7 @@ fn a_lone_append_is_one_write_and_one_sync_at_once() {
         durable(&mut opened, ticket);
         let steps = disk.steps_once(synced);
         assert_eq!(commits(&steps).len(), 1, "{steps:?}");
+        assert_eq!(opened.journal.commits().count, sequence);
     }
     opened.journal.close();
 }
