@@ -2,7 +2,10 @@
 //!
 //! It lives on the second arbiter. Nothing it does holds up a message.
 
+mod listing;
+
 use crate::Figures;
+use crate::aside::REMOVED;
 use crate::clock;
 use crate::directory::{Directory, Seat};
 use crate::events;
@@ -34,8 +37,6 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// Copies of a message that are followed when it is traced: one for each receiver it can have, and
 /// a few that were handed on again. Of more, the last that is said is to whom they were handed.
 const COPIES_MAX: usize = RECEIVERS_MAX + 64;
-/// Why what waited for a removed peer is parked.
-const REMOVED: &str = "its peer was removed";
 
 /// A request of a connection. `Attach`, `Detach`, `Flush`, `Watch` and `Unwatch` are the
 /// connection's own and are refused here.
@@ -116,6 +117,10 @@ impl Sources {
             Request::Node => Ok(Reply::Node(self.node_status())),
             Request::Message { id } => self.message(id).await.map(Reply::Message),
             Request::Payload { id } => self.payload(id).await.map(Reply::Payload),
+            Request::Stored { peer, lane, filter, after, bodies } => {
+                let asked = listing::Question { peer, lane, filter, after, bodies };
+                self.stored(asked).await.map(Reply::Stored)
+            }
             Request::LogFilter { filter } => {
                 (self.set_log_filter)(&filter)
                     .map_err(|why| Refusal::new(Code::BadSetting, why))?;
@@ -156,9 +161,7 @@ impl Sources {
     }
 
     async fn peer(&self, name: String) -> Result<PeerInfo, Refusal> {
-        let record = self.router.send(FindPeer(name.clone())).await.map_err(unanswered)?;
-        let unknown = || Refusal::new(Code::NotFound, format!("no peer is named {name:?}"));
-        let record = record.ok_or_else(unknown)?;
+        let record = self.record(&name).await?;
         let seat = self.directory.seat(record.id);
         let exact = match &seat {
             Some(seat) => ask_peer(seat, Inspect).await.flatten(),
@@ -168,6 +171,12 @@ impl Sources {
         let status = self.status_of(&record, exact);
         let quota = record.settings.quota(self.peer_share);
         Ok(PeerInfo { status, settings: record.settings, quota, restarts })
+    }
+
+    /// The record of a peer, by `name` or `name#id`.
+    async fn record(&self, name: &str) -> Result<PeerRecordView, Refusal> {
+        let record = self.router.send(FindPeer(name.to_owned())).await.map_err(unanswered)?;
+        record.ok_or_else(|| Refusal::new(Code::NotFound, format!("no peer is named {name:?}")))
     }
 
     fn status_of(&self, record: &PeerRecordView, exact: Option<Snapshot>) -> PeerStatus {

@@ -201,6 +201,9 @@ pub struct Page {
     pub messages: Vec<Stored>,
     /// Nothing else of this peer and lane lies in `(after, through]`.
     pub through: MessageNumber,
+    /// Of the parked lane: by what these messages were parked, as far as that is on disk and still
+    /// kept; in order of number.
+    pub parks: Vec<ParkRecord>,
 }
 
 /// A message as stored.

@@ -1,6 +1,7 @@
 //! The actix shells around Restante's pure cores, and the seams they are built against.
 
 pub mod admin;
+mod aside;
 pub mod clock;
 pub mod directory;
 pub mod events;

@@ -5,10 +5,11 @@
 //! [`Control::Response`] with its number.
 
 use crate::admin::{AdminCommand, AdminDone};
-use crate::id::{MessageId, NodeTag, PeerId, ProducerId};
+use crate::id::{MessageId, MessageNumber, NodeTag, PeerId, ProducerId};
 use crate::name::Name;
 use crate::refusal::Refusal;
 use crate::status::{BackupDone, MessageStatus, NodeStatus, PeerInfo, PeerStatus};
+use crate::stored::{Filter, Lane, MessagePage};
 use serde::{Deserialize, Serialize};
 
 /// The body of a control frame. On the wire: a map of one entry, the variant's name in snake case.
@@ -174,6 +175,23 @@ pub enum Request {
         /// Its id.
         id: MessageId,
     },
+    /// The messages stored for a peer, in order, as many as an answer holds. Takes nothing away.
+    Stored {
+        /// Its name. `name#id` names a removed one.
+        peer: String,
+        /// Which of them.
+        lane: Lane,
+        /// Only those that it lets through.
+        #[serde(default, skip_serializing_if = "Filter::is_empty")]
+        filter: Filter,
+        /// Only those above this number, [`MessagePage::through`] of the answer before; 0: from the
+        /// first.
+        #[serde(default)]
+        after: MessageNumber,
+        /// With their bodies.
+        #[serde(default)]
+        bodies: bool,
+    },
     /// A snapshot, then changes as events, until the connection closes or `Unwatch`.
     Watch {
         /// Resume after this version instead of starting with a snapshot.
@@ -243,6 +261,8 @@ pub enum Reply {
     Message(MessageStatus),
     /// To `Payload`: the body section, see [`crate::message::Body`].
     Payload(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// To `Stored`.
+    Stored(MessagePage),
     /// To `Watch`: events follow.
     Watching,
     /// To `Backup`, once it is complete and on disk.

@@ -19,4 +19,5 @@ pub mod refusal;
 pub mod registry;
 pub mod state;
 pub mod status;
+pub mod stored;
 pub mod time;

@@ -15,6 +15,10 @@ pub const CONTROL_BYTES_MAX: usize = 1024 * 1024;
 /// Most peers in one answer, or in one part of a snapshot: with every text as long as it may be, they
 /// fit a control frame.
 pub const PEER_PAGE_MAX: usize = 256;
+/// Most messages in one answer about a peer's messages.
+pub const MESSAGE_PAGE_MAX: usize = 256;
+/// Most bytes of bodies in such an answer; a message that is longer comes without its body.
+pub const PAGE_BODY_BYTES_MAX: usize = 512 * 1024;
 /// Longest name of a peer, in bytes.
 pub const NAME_BYTES_MAX: usize = 128;
 /// Longest ordering key, in bytes.

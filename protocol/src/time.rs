@@ -56,6 +56,53 @@ impl core::fmt::Display for WallMillis {
     }
 }
 
+/// Why a text is no time.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected a time like 2026-11-23 or 2026-11-23T23:14:05Z, got {0:?}")]
+pub struct WallError(String);
+
+/// What [`WallMillis`] prints, with or without the time of the day or the parts of a second.
+impl core::str::FromStr for WallMillis {
+    type Err = WallError;
+
+    fn from_str(text: &str) -> Result<WallMillis, WallError> {
+        let (date, time) = match text.split_once('T') {
+            Some((date, time)) => (date, time.strip_suffix('Z')),
+            None => (text, Some("00:00:00")),
+        };
+        let numbers = |text: &str, between: char| -> Option<[u64; 3]> {
+            let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+            let mut parts =
+                text.split(between).map(|part| digits(part).then(|| part.parse().ok())?);
+            let three = [parts.next()??, parts.next()??, parts.next()??];
+            parts.next().is_none().then_some(three)
+        };
+        let read = || {
+            let (seconds, ms) = match time?.split_once('.') {
+                Some((seconds, ms)) if ms.len() == 3 => (seconds, ms.parse::<u16>().ok()?),
+                Some(_) => return None,
+                None => (time?, 0),
+            };
+            let [year, month, day] = numbers(date, '-')?;
+            let [hour, minute, second] = numbers(seconds, ':')?;
+            let in_range = (1970..=9999).contains(&year) && hour < 24 && minute < 60 && second < 60;
+            // Not every day of a month that is written exists.
+            let days = in_range.then(|| days_since_epoch(year, month, day))??;
+            let seconds = ((days * 24 + hour) * 60 + minute) * 60 + second;
+            Some(WallMillis(seconds * 1_000 + u64::from(ms)))
+        };
+        read().ok_or_else(|| WallError(text.to_owned()))
+    }
+}
+
+/// The inverse of [`civil`]; `None` for a day that no month has.
+fn days_since_epoch(year: u64, month: u64, day: u64) -> Option<u64> {
+    // Years of 365 days and months of 28 come to too few, by less than a day a year and 3 a month.
+    let least = (year - 1970) * 365 + month.checked_sub(1)?.min(11) * 28;
+    let most = least + (year - 1970) / 4 + 1 + 31 + 33;
+    (least..most).find(|days| civil(*days) == (year, month, day))
+}
+
 /// Year, month and day of a day since the epoch. Counts from 1 March of year 0, so that leap days
 /// end years, in eras of 400 years, which all have 146,097 days.
 fn civil(days_since_epoch: u64) -> (u64, u64, u64) {
@@ -87,6 +134,25 @@ mod tests {
             (1_763_939_645_123, "2025-11-23T23:14:05.123Z"),
         ] {
             assert_eq!(WallMillis(ms).to_string(), text);
+            assert_eq!(text.parse(), Ok(WallMillis(ms)));
+        }
+        assert_eq!("2000-02-29".parse(), Ok(WallMillis(951_782_400_000)));
+        assert_eq!("2000-02-29T00:00:01Z".parse(), Ok(WallMillis(951_782_401_000)));
+        for text in [
+            "",
+            "2000",
+            "2001-02-29",
+            "2000-13-01",
+            "2000-00-10",
+            "2000-01-00",
+            "1969-12-31",
+            "2000-01-01T24:00:00Z",
+            "2000-01-01T00:00:00",
+            "2000-01-01T00:00Z",
+            "2000-+1-01",
+            "2000-01-01T00:00:00.1Z",
+        ] {
+            assert!(text.parse::<WallMillis>().is_err(), "{text}");
         }
     }
 }

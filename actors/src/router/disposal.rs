@@ -96,7 +96,7 @@ impl Router {
             Ok(page) => page,
             Err(ReadError::Damaged { number, detail }) => {
                 self.dispose_of_damaged(&mut disposal, destination, number, &detail);
-                Page { messages: Vec::new(), through: number }
+                Page { through: number, ..Page::default() }
             }
             // Nothing beyond is disposed of, nor is it said that all is: what cannot be read now would
             // be settled with it.

@@ -278,7 +278,7 @@ impl Journal for Double {
             Some((number, _)) if messages.is_empty() => {
                 Err(ReadError::Damaged { number, detail: "a bad sector".into() })
             }
-            _ => Ok(Page { messages, through: end }),
+            _ => Ok(Page { messages, through: end, ..Page::default() }),
         };
         Box::pin(async { page })
     }

@@ -409,6 +409,7 @@ fn only_reads(request: &Request) -> bool {
             | Request::Node
             | Request::Message { .. }
             | Request::Payload { .. }
+            | Request::Stored { .. }
     )
 }
 
@@ -424,6 +425,10 @@ fn check_size(request: &Request) -> Result<(), RequestError> {
     let bytes = match request {
         Request::LogFilter { filter } => filter.len(),
         Request::Peer { name } => name.len(),
+        Request::Stored { peer, filter, .. } => {
+            let reason = filter.reason.as_ref().map_or(0, String::len);
+            peer.len() + reason + filter.key.as_ref().map_or(0, Vec::len)
+        }
         Request::Admin(_) | Request::Attach { .. } => {
             let mut out = BytesMut::new();
             let question = Control::Request { id: u64::MAX, request: request.clone() };

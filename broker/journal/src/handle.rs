@@ -10,8 +10,8 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use restante_actors::events;
 use restante_actors::journal::{
-    Admission, Backlog, BackupTaken, Batch, Caps, Commits, Journal, Life, LookupError, Opened,
-    Page, Read, ReadError, Settle, Ticket,
+    Admission, Backlog, BackupTaken, Batch, Caps, Commits, Journal, Lane, Life, LookupError,
+    Opened, Page, Read, ReadError, Settle, Ticket,
 };
 use restante_protocol::id::{MessageNumber, PeerId};
 use restante_protocol::record::ParkRecord;
@@ -128,8 +128,12 @@ impl Journal for SegmentedLog {
 
     fn next(&self, read: Read) -> BoxFuture<'static, Result<Page, ReadError>> {
         let (answer, answered) = oneshot::channel();
-        // Should the reader be gone, `answered` says so.
-        let _ = self.requests.send(Request::Next(read, answer));
+        // Should its thread be gone, `answered` says so.
+        match read.lane {
+            Lane::Open => drop(self.requests.send(Request::Next(read, answer))),
+            // Why they are parked may stand in many files: no delivery waits for that.
+            Lane::Parked => drop(self.questions.send(Question::Parked(read, answer))),
+        }
         Box::pin(async move {
             answered.await.unwrap_or_else(|_| {
                 let refusal = Refusal::new(Code::ShuttingDown, "the journal is closed");

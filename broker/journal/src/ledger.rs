@@ -12,9 +12,10 @@ use super::shared::Shared;
 use super::state::{Place, Standing};
 use super::storage::is_missing;
 use bytes::Bytes;
-use restante_actors::journal::{Ended, Life, LookupError};
+use restante_actors::journal::{Ended, Life, LookupError, Page, Read, ReadError};
 use restante_protocol::id::{MessageNumber, PeerId};
 use restante_protocol::record::{Outcome, ParkRecord, SettleRecord};
+use restante_protocol::refusal::{Code, Refusal};
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::Ordering;
@@ -51,6 +52,8 @@ struct Said {
 pub(super) enum Question {
     /// See [`restante_actors::journal::Journal::lookup`].
     Lookup(MessageNumber, Sender<Result<Life, LookupError>>),
+    /// A page of parked messages, with what is known of each.
+    Parked(Read, Sender<Result<Page, ReadError>>),
     /// No more questions.
     Close,
 }
@@ -63,6 +66,8 @@ pub(super) fn run(shared: &Shared, questions: &Receiver<Question>) {
             // Nobody waits for it any more, and others may wait behind it.
             Question::Lookup(_, answer) if answer.is_closed() => {}
             Question::Lookup(number, answer) => drop(answer.send(shared.lookup(number))),
+            Question::Parked(_, answer) if answer.is_closed() => {}
+            Question::Parked(read, answer) => drop(answer.send(shared.next_parked(read))),
             Question::Close => return,
         }
     }
@@ -107,6 +112,18 @@ impl Shared {
         };
         let receivers = standings.into_iter().map(ended).collect();
         Ok(Life { accepted_ms: entry.accepted_ms, body, receivers })
+    }
+
+    /// See [`restante_actors::journal::Journal::next`], of the parked lane.
+    fn next_parked(&self, read: Read) -> Result<Page, ReadError> {
+        let mut page = self.next(read)?;
+        let numbers = page.messages.iter().map(|stored| stored.number).collect();
+        page.parks = self.park_records(read.peer, numbers).map_err(|error| {
+            let detail = format!("why messages are parked: {error}");
+            ReadError::Unavailable(Refusal::new(Code::Damaged, detail))
+        })?;
+        page.parks.sort_unstable_by_key(|park| park.number);
+        Ok(page)
     }
 
     /// See [`restante_actors::journal::Journal::oldest_number`].

@@ -39,8 +39,9 @@ pub(super) struct Shown<'a> {
     pub(super) key: Option<&'a [u8]>,
     #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "pairs")]
     pub(super) headers: Vec<(String, String)>,
+    /// Absent where it is not shown.
     #[serde(flatten, serialize_with = "payload")]
-    pub(super) payload: &'a [u8],
+    pub(super) payload: Option<&'a [u8]>,
 }
 
 impl<'a> From<&'a Delivery> for Shown<'a> {
@@ -52,7 +53,7 @@ impl<'a> From<&'a Delivery> for Shown<'a> {
             redelivered: Some(delivery.redelivered),
             key: delivery.key(),
             headers: delivery.headers(),
-            payload: &delivery.payload,
+            payload: Some(&delivery.payload),
         }
     }
 }
@@ -60,11 +61,11 @@ impl<'a> From<&'a Delivery> for Shown<'a> {
 impl Shown<'_> {
     pub(super) fn write(&self, form: Form, page: &mut Vec<u8>) -> Result<(), Failure> {
         match form {
-            Form::Raw => page.extend_from_slice(self.payload),
+            Form::Raw => page.extend_from_slice(self.payload.unwrap_or_default()),
             Form::Json => serde_json::to_writer(&mut *page, self).map_err(std::io::Error::from)?,
             Form::Text(output) => {
                 writeln!(page, "{}", output.paint(Paint::Dim, &self.head()))?;
-                page.extend_from_slice(text(self.payload).as_bytes());
+                page.extend_from_slice(text(self.payload.unwrap_or_default()).as_bytes());
             }
         }
         page.push(b'\n');
@@ -102,8 +103,9 @@ fn key<S: Serializer>(key: &Option<&[u8]>, serializer: S) -> Result<S::Ok, S::Er
     serializer.collect_map(key.map(|key| text_or_base64("key", "key_base64", key)))
 }
 
-fn payload<S: Serializer>(payload: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map([text_or_base64("payload", "payload_base64", payload)])
+fn payload<S: Serializer>(payload: &Option<&[u8]>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer
+        .collect_map(payload.map(|payload| text_or_base64("payload", "payload_base64", payload)))
 }
 
 /// What a receiver returned: a text, or bytes as `{"base64":"…"}`.
@@ -146,7 +148,7 @@ mod tests {
             redelivered: Some(true),
             key,
             headers: vec![("n".to_owned(), "v\n".to_owned())],
-            payload,
+            payload: Some(payload),
         }
     }
 

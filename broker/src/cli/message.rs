@@ -66,7 +66,7 @@ async fn get(client: &Client, id: MessageId, output: Output) -> Result<(), Failu
         redelivered: None,
         key: parts.key,
         headers: parts.headers.and_then(|map| decode_headers(map).ok()).unwrap_or_default(),
-        payload: parts.payload,
+        payload: Some(parts.payload),
     });
     if output.json {
         #[derive(serde::Serialize)]

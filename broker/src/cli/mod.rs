@@ -24,6 +24,7 @@ mod receive;
 mod serve;
 mod show;
 mod status;
+mod stored;
 mod usage;
 mod values;
 mod watch;

@@ -3,12 +3,14 @@
 use super::node::{Target, block_on};
 use super::output::{Output, Paint, Table, note, print};
 use super::show::{self, PEER_HEAD};
+use super::stored::{self, Chosen, Most, Pages};
 use super::values::{self, MillisList};
 use super::{Exit, Failure};
 use restante_client::Client;
 use restante_protocol::admin::{AdminCommand, Order, PeerPatch, PeerUrl, Waiting};
 use restante_protocol::name::Name;
 use restante_protocol::status::PeerInfo;
+use restante_protocol::stored::{Filter, Lane};
 use serde_json::Value;
 
 #[derive(clap::Subcommand)]
@@ -50,6 +52,33 @@ pub(super) enum Verb {
         #[command(flatten)]
         condition: Condition,
     },
+    /// List what waits for a peer, without taking it
+    Peek {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        chosen: Chosen,
+        #[command(flatten)]
+        most: Most,
+    },
+    /// List what is set aside for a peer: since when, after how many attempts and why
+    Parked {
+        /// Its name, NAME#ID for a removed one
+        name: String,
+        #[command(flatten)]
+        chosen: Chosen,
+        #[command(flatten)]
+        most: Most,
+    },
+    /// Print stored messages whole, one JSON object a line; they stay where they are
+    Export {
+        /// Its name, NAME#ID for a removed one
+        name: String,
+        #[command(flatten)]
+        lanes: Lanes,
+        #[command(flatten)]
+        chosen: Chosen,
+    },
     /// Deliver nothing to a peer until it is resumed; its messages wait
     Pause {
         /// Its name
@@ -64,6 +93,17 @@ pub(super) enum Verb {
         #[command(flatten)]
         condition: Condition,
     },
+}
+
+#[derive(clap::Args)]
+#[group(multiple = false)]
+pub(super) struct Lanes {
+    /// Only what is set aside
+    #[arg(long)]
+    parked: bool,
+    /// Only what waits
+    #[arg(long)]
+    waiting: bool,
 }
 
 /// How a peer is served. What is left out keeps its value, or the node's default.
@@ -172,6 +212,17 @@ pub(super) fn run(verb: Verb, target: &Target, output: Output) -> Result<(), Fai
         let command = match verb {
             Verb::Ls => return list(&client, output).await,
             Verb::Info { name } => return info(&client, name, output).await,
+            Verb::Peek { name, chosen, most } => {
+                let pages = Pages::new(&client, name, Lane::Waiting, chosen.into(), false);
+                return stored::list(pages, most, output).await;
+            }
+            Verb::Parked { name, chosen, most } => {
+                let pages = Pages::new(&client, name, Lane::Parked, chosen.into(), false);
+                return stored::list(pages, most, output).await;
+            }
+            Verb::Export { name, lanes, chosen } => {
+                return export(&client, name, lanes, chosen.into()).await;
+            }
             Verb::Add { name, url, settings } => {
                 AdminCommand::PeerAdd { name, url, settings: settings.into() }
             }
@@ -209,6 +260,25 @@ async fn change(client: &Client, command: AdminCommand, output: Output) -> Resul
         count => format!(", {count} messages with it"),
     };
     note(&format!("{name} {what} (peer {}, version {}){messages}", done.id.0, done.version));
+    Ok(())
+}
+
+async fn export(
+    client: &Client,
+    name: String,
+    lanes: Lanes,
+    filter: Filter,
+) -> Result<(), Failure> {
+    let mut written = 0;
+    // A reason is of parked messages alone.
+    let waiting = !lanes.parked && (lanes.waiting || filter.reason.is_none());
+    for (lane, wanted) in [(Lane::Waiting, waiting), (Lane::Parked, !lanes.waiting)] {
+        if wanted {
+            let pages = Pages::new(client, name.clone(), lane, filter.clone(), true);
+            written += stored::export(client, pages).await?;
+        }
+    }
+    note(&format!("{written} messages exported"));
     Ok(())
 }
 

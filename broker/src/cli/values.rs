@@ -1,5 +1,6 @@
 //! How durations, sizes and headers are written on the command line.
 
+use restante_protocol::time::WallMillis;
 use std::time::Duration;
 
 /// A hundred years: longer than anything is waited for, and a time that can still be counted with.
@@ -29,6 +30,14 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 pub(crate) fn millis(text: &str) -> Result<u64, String> {
     u64::try_from(duration(text)?.as_millis())
         .map_err(|_| format!("{text:?} is longer than can be counted"))
+}
+
+/// A time of the past: how long ago, `2026-11-23` or `2026-11-23T23:14:05Z`.
+pub(crate) fn moment(text: &str) -> Result<WallMillis, String> {
+    if let Ok(ago) = millis(text) {
+        return Ok(WallMillis(super::show::now().0.saturating_sub(ago)));
+    }
+    text.parse().map_err(|error| format!("{error}, or how long ago: 24h, 30m"))
 }
 
 /// `1s,5s,1m` in whole milliseconds.

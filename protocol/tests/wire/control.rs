@@ -7,12 +7,14 @@ use restante_protocol::codec::{
 };
 use restante_protocol::control::{Control, PeerPage, Reply, Request};
 use restante_protocol::frame::{Frame, HEADER_BYTES};
-use restante_protocol::id::PeerId;
+use restante_protocol::id::{MessageId, PeerId};
 use restante_protocol::limits::{
-    ALIASES_MAX, CONTROL_BYTES_MAX, NAME_BYTES_MAX, PEER_PAGE_MAX, REASON_BYTES_MAX,
+    ALIASES_MAX, CONTROL_BYTES_MAX, KEY_BYTES_MAX, MESSAGE_PAGE_MAX, NAME_BYTES_MAX,
+    PAGE_BODY_BYTES_MAX, PEER_PAGE_MAX, REASON_BYTES_MAX,
 };
 use restante_protocol::refusal::{Code, Refusal};
 use restante_protocol::status::{Health, PeerStatus};
+use restante_protocol::stored::{MessagePage, Parking, StoredMessage};
 use restante_protocol::time::WallMillis;
 
 /// A control frame's body.
@@ -57,6 +59,26 @@ fn a_page_of_peers_fits_a_frame_however_long_its_texts() {
     };
     let page = PeerPage { peers: vec![peer; PEER_PAGE_MAX], more: true };
     let answer = Control::Response { id: u64::MAX, result: Ok(Reply::Peers(page)) };
+    assert!(body(&answer).len() < CONTROL_BYTES_MAX);
+}
+
+#[test]
+fn a_page_of_messages_fits_a_frame_however_long_its_texts() {
+    let long = |bytes| StoredMessage {
+        id: MessageId(u128::MAX),
+        accepted: WallMillis(u64::MAX),
+        bytes: u64::MAX,
+        key: Some(vec![0xff; KEY_BYTES_MAX]),
+        parked: Some(Parking {
+            at: Some(WallMillis(u64::MAX)),
+            attempts: u32::MAX,
+            reason: "r".repeat(REASON_BYTES_MAX),
+        }),
+        body: Some(vec![0; bytes]),
+    };
+    let messages = vec![long(PAGE_BODY_BYTES_MAX / MESSAGE_PAGE_MAX); MESSAGE_PAGE_MAX];
+    let page = MessagePage { messages, through: u64::MAX, more: true };
+    let answer = Control::Response { id: u64::MAX, result: Ok(Reply::Stored(page)) };
     assert!(body(&answer).len() < CONTROL_BYTES_MAX);
 }
 

@@ -38,6 +38,8 @@ fn limits() -> String {
         ("aliases of a connection", ALIASES_MAX as usize, ""),
         ("slots of a connection", SLOTS_MAX as usize, ""),
         ("peers of an answer or of a part of a snapshot", PEER_PAGE_MAX, ""),
+        ("messages of an answer to stored", MESSAGE_PAGE_MAX, ""),
+        ("bodies of an answer to stored", PAGE_BODY_BYTES_MAX, "bytes"),
         ("requests of a connection under way", REQUESTS_MAX, ""),
         ("calls of a connection that await their replies", CALLS_MAX, ""),
         ("ranges in an ack", ACK_RANGES_MAX, ""),

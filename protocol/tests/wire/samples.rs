@@ -20,6 +20,7 @@ use restante_protocol::status::{
     BackupDone, Health, MessageState, MessageStatus, NodeStatus, PeerInfo, PeerStatus, Quota,
     ReceiverStatus,
 };
+use restante_protocol::stored::{Filter, Lane, MessagePage, Parking, StoredMessage};
 use restante_protocol::time::WallMillis;
 use smallvec::smallvec;
 
@@ -295,6 +296,26 @@ fn requests() -> Vec<(&'static str, Request)> {
         ("request-node", Request::Node),
         ("request-message", Request::Message { id: id(42) }),
         ("request-payload", Request::Payload { id: id(42) }),
+        (
+            "request-stored",
+            Request::Stored {
+                peer: "orders".to_owned(),
+                lane: Lane::Waiting,
+                filter: Filter::default(),
+                after: 0,
+                bodies: false,
+            },
+        ),
+        (
+            "request-stored-parked",
+            Request::Stored {
+                peer: "orders#1".to_owned(),
+                lane: Lane::Parked,
+                filter: filter(),
+                after: 256,
+                bodies: true,
+            },
+        ),
         ("request-watch", Request::Watch { after: None }),
         ("request-watch-after", Request::Watch { after: Some(17) }),
         ("request-unwatch", Request::Unwatch { watch: 11 }),
@@ -321,9 +342,36 @@ fn replies() -> Vec<(&'static str, Reply)> {
         ("response-node", Reply::Node(node())),
         ("response-message", Reply::Message(message())),
         ("response-payload", Reply::Payload(plain(b"hello"))),
+        (
+            "response-stored",
+            Reply::Stored(MessagePage { messages: stored(), through: 300, more: true }),
+        ),
         ("response-watching", Reply::Watching),
         ("response-backup", Reply::Backup(BackupDone { files: 7, bytes: 70_000, next: 43 })),
     ]
+}
+
+fn filter() -> Filter {
+    Filter {
+        since: Some(WallMillis(1_764_000_000_000)),
+        until: Some(WallMillis(1_764_086_400_000)),
+        reason: Some("no such".to_owned()),
+        key: Some(b"customer-7".to_vec()),
+    }
+}
+
+fn stored() -> Vec<StoredMessage> {
+    let parked = Parking {
+        at: Some(WallMillis(1_764_000_001_000)),
+        attempts: 6,
+        reason: "no such customer".to_owned(),
+    };
+    let accepted = WallMillis(1_764_000_000_000);
+    let key = Some(b"customer-7".to_vec());
+    let plain =
+        StoredMessage { id: id(42), accepted, bytes: 5, key: None, parked: None, body: None };
+    let (parked, body) = (Some(parked), Some(rich()));
+    vec![StoredMessage { bytes: 2, key, parked, body, ..plain.clone() }, plain]
 }
 
 fn events() -> Vec<(&'static str, WatchEvent)> {
