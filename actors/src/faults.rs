@@ -7,7 +7,8 @@ use restante_protocol::name::Name;
 use std::collections::HashSet;
 use std::sync::OnceLock;
 
-/// A message whose body contains the bytes of this environment variable panics its peer's actor.
+/// A message whose body contains the bytes of this environment variable panics its peer's actor; in
+/// [`Place::Change`] a change to a peer whose name contains them.
 pub const PANIC_ON: &str = "RESTANTE_FAULT_PANIC_ON";
 /// Where it does: a [`Place`] in lower case; while it is made ready to be sent if this is not set.
 pub const PANIC_IN: &str = "RESTANTE_FAULT_PANIC_IN";
@@ -27,6 +28,8 @@ pub enum Place {
     Ack,
     /// Recording what is done.
     Settle,
+    /// Taking over what an operator has changed.
+    Change,
 }
 
 struct Plan {
@@ -67,6 +70,16 @@ pub fn with_number(place: Place, peer: &Name, number: MessageNumber) {
     assert!(!hit, "planted fault: a message to {peer} carried the mark");
 }
 
+/// A change to this peer is being taken over.
+///
+/// # Panics
+/// If the peer was chosen, and this the place.
+pub fn on_change(peer: &Name) {
+    let is_here = plan()
+        .is_some_and(|plan| plan.place == Place::Change && plan.hits(peer.as_str().as_bytes()));
+    assert!(!is_here, "planted fault: {peer} carries the mark");
+}
+
 fn plan() -> Option<&'static Plan> {
     static PLAN: OnceLock<Option<Plan>> = OnceLock::new();
     let read = || {
@@ -77,6 +90,7 @@ fn plan() -> Option<&'static Plan> {
             Ok("send") => Place::Send,
             Ok("ack") => Place::Ack,
             Ok("settle") => Place::Settle,
+            Ok("change") => Place::Change,
             _ => Place::Transmit,
         };
         Some(Plan { mark, place, sent: Mutex::default() })

@@ -4,8 +4,9 @@
 //! The program under test is the node with the fault hooks that release builds do not contain: a
 //! delivery whose body contains the mark panics.
 
-use restante_client::protocol::admin::PeerPatch;
+use restante_client::protocol::admin::{AdminCommand, PeerPatch};
 use restante_client::protocol::id::MessageId;
+use restante_client::protocol::name::Name;
 use restante_client::protocol::refusal::Code;
 use restante_client::protocol::status::{Health, MessageState};
 use restante_client::{AttachError, AttachOptions, CallError, Client, Publish};
@@ -214,6 +215,40 @@ async fn a_crash_uses_up_nothing_of_a_receivers_grant() {
         let _ = delivery.ack();
     }
     assert_eq!(came, ["one", "two", "three"]);
+}
+
+/// What an operator said holds, and so does what it means for the link that was there.
+#[tokio::test]
+async fn a_crash_while_a_peer_is_changed_leaves_it_changed() {
+    let scene = scene!("poison_change");
+    let setup = scene.node().env("RESTANTE_FAULT_PANIC_ON", "victim");
+    let node = setup.env("RESTANTE_FAULT_PANIC_IN", "change").start().await;
+    let client = node.client().await;
+    let (old, new) = (Inbox::listen("127.0.0.1:0").await, Inbox::listen("127.0.0.1:0").await);
+    add_peer(&client, "victim", &old.url(), quick()).await;
+    let text = |text: &str| vec![(vec!["victim".to_owned()], text.to_owned())];
+    publish(&client, text("before")).await;
+    old.has(1, LIMIT).await;
+
+    let name: Name = "victim".parse().expect("a name");
+    let url = Some(new.url().parse().expect("a URL"));
+    let settings = PeerPatch::default();
+    let set = AdminCommand::PeerSet { name: name.clone(), url, settings, if_version: None };
+    client.admin(set).await.expect("a change");
+    publish(&client, text("moved")).await;
+    new.has(1, LIMIT).await;
+    client.admin(AdminCommand::PeerPause { name, if_version: None }).await.expect("a change");
+    eventually("the crash of the pause", LIMIT, async || {
+        (client.peer("victim").await.ok()?.restarts == 2).then_some(())
+    })
+    .await;
+    publish(&client, text("held")).await;
+    eventually("a peer that is held", LIMIT, async || {
+        let status = client.peer("victim").await.ok()?.status;
+        ((status.health, status.waiting) == (Health::Paused, 1)).then_some(())
+    })
+    .await;
+    assert_eq!((old.texts(), new.texts()), (vec!["before".to_owned()], vec!["moved".to_owned()]));
 }
 
 /// Two crashes for each of 500 peers. Crashes of one peer are held back after the third, so a

@@ -79,12 +79,14 @@ impl Peer {
                     };
                     self.shared.dialer.dial(target, ctx.address());
                 }
-                LinkCommand::Close(reason) => {
-                    if let Some(attachment) = self.link.take() {
-                        attachment.link.close(&close_refusal(reason));
-                    }
-                }
+                LinkCommand::Close(reason) => self.close_link(reason),
             }
+        }
+    }
+
+    pub(super) fn close_link(&mut self, reason: CloseReason) {
+        if let Some(attachment) = self.link.take() {
+            attachment.link.close(&close_refusal(reason));
         }
     }
 

@@ -29,7 +29,7 @@ use bytes::Bytes;
 use drain::Drain;
 use oldest::Oldest;
 use restante_protocol::delivery::Delivery;
-use restante_protocol::delivery::types::{Entry, NotExcluded, Snapshot, Whereabouts};
+use restante_protocol::delivery::types::{CloseReason, Entry, NotExcluded, Snapshot, Whereabouts};
 use restante_protocol::frame::TagRange;
 use restante_protocol::id::MessageNumber;
 use restante_protocol::message::Body;
@@ -496,13 +496,22 @@ impl Handler<Reconfigure> for Peer {
             return;
         }
         let now = clock::now();
+        let was_paused = std::mem::replace(&mut self.config.paused, change.paused);
         let moved = change.url != self.config.url;
         self.config.version = change.version;
         self.config.url = change.url;
         self.config.settings = change.settings;
+        // All of it is noted, and a link it ends given up, before the core sees any: one that is built
+        // anew after a crash in here takes over what is noted, and the link that is there.
+        if change.paused && !was_paused {
+            self.close_link(CloseReason::Paused);
+        } else if moved {
+            self.close_link(CloseReason::Changed);
+        }
+        #[cfg(feature = "faults")]
+        faults::on_change(&self.config.name);
         self.core.handle_policy(now, &self.config.settings);
-        if change.paused != self.config.paused {
-            self.config.paused = change.paused;
+        if change.paused != was_paused {
             if change.paused {
                 self.dialling = None;
                 self.core.handle_pause(now);
