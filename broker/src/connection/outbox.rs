@@ -50,6 +50,10 @@ struct Inner {
     /// The same of what the connection took and has not written yet, and all of that.
     taken_said: usize,
     taken: usize,
+    /// Where in the buffer the last frame ends that somebody waits for, and the same of what the
+    /// connection took: events and heartbeats are for whoever listens.
+    owed: usize,
+    taken_owed: usize,
     /// A run of confirms that may still grow.
     run: Option<Confirm>,
     /// Links that were told that there is no room.
@@ -107,7 +111,8 @@ impl Outbox {
 
     /// Appends an event; `false` when the connection is gone, or the event is longer than a frame.
     pub(super) fn say_event(&self, event: &Control) -> bool {
-        !self.closed.load(Relaxed) && self.say(event).is_ok()
+        let said = self.append_unowed(|buffer| codec::put_control(buffer, event));
+        said.is_some_and(|said| said.is_ok())
     }
 
     /// Whether an event may be said now: they may not wait with many others.
@@ -117,7 +122,7 @@ impl Outbox {
     }
 
     pub(super) fn heartbeat(&self) {
-        self.append(codec::put_heartbeat);
+        self.append_unowed(codec::put_heartbeat);
     }
 
     /// Asks the connection to say why and close. The first reason stands.
@@ -137,13 +142,14 @@ impl Outbox {
         self.delivered.load(Relaxed).saturating_sub(self.settled.load(Relaxed))
     }
 
-    /// Whether something is out that the other side has not answered, or not even got.
+    /// Whether something is out that the other side has not answered, or not even got. Events do not
+    /// count: a watch that has stalled would hold a stopping node up for as long as that waits at all.
     pub(crate) fn is_busy(&self) -> bool {
-        let waiting = {
+        let owes = {
             let inner = self.inner.lock();
-            inner.waiting() > 0 || inner.run.is_some()
+            inner.owed > 0 || inner.taken_owed > 0 || inner.run.is_some()
         };
-        waiting || self.unacked() > 0
+        owes || self.unacked() > 0
     }
 
     /// The receiver has answered deliveries.
@@ -173,6 +179,7 @@ impl Outbox {
         inner.close_run();
         inner.taken = inner.buffer.len();
         inner.taken_said = std::mem::take(&mut inner.said);
+        inner.taken_owed = std::mem::take(&mut inner.owed);
         std::mem::swap(&mut inner.buffer, empty);
         inner.taken > 0
     }
@@ -181,6 +188,7 @@ impl Outbox {
     pub(super) fn wrote(&self, bytes: usize) -> Vec<Congested> {
         let mut inner = self.inner.lock();
         inner.taken -= bytes;
+        inner.taken_owed = inner.taken_owed.saturating_sub(bytes);
         if inner.taken == 0 {
             inner.taken_said = 0;
         }
@@ -211,6 +219,16 @@ impl Outbox {
 
     /// Appends a frame that is no delivery, unless the connection is gone.
     fn append<R>(&self, put: impl FnOnce(&mut BytesMut) -> R) -> Option<R> {
+        if self.closed.load(Relaxed) {
+            return None;
+        }
+        let mut inner = self.inner.lock();
+        inner.close_run();
+        Some(inner.say_owed(put))
+    }
+
+    /// The same for a frame that nobody waits for.
+    fn append_unowed<R>(&self, put: impl FnOnce(&mut BytesMut) -> R) -> Option<R> {
         if self.closed.load(Relaxed) {
             return None;
         }
@@ -251,8 +269,14 @@ impl Inner {
     /// ready, because the next run often continues it.
     fn close_run(&mut self) {
         if let Some(run) = self.run.take() {
-            self.say(|buffer| codec::put_confirm(buffer, &run));
+            self.say_owed(|buffer| codec::put_confirm(buffer, &run));
         }
+    }
+
+    fn say_owed<R>(&mut self, put: impl FnOnce(&mut BytesMut) -> R) -> R {
+        let result = self.say(put);
+        self.owed = self.buffer.len();
+        result
     }
 }
 
@@ -421,6 +445,7 @@ impl Link for OutboxLink {
             };
             codec::put_deliver(&mut inner.buffer, &deliver);
         }
+        inner.owed = inner.buffer.len();
         self.outbox.delivered.fetch_add(batch.len() as u64, Relaxed);
         inner.wake();
     }

@@ -1,6 +1,7 @@
 use super::*;
 use bytes::Bytes;
 use restante_protocol::codec::{Limits, Next, next_frame};
+use restante_protocol::control::WatchEvent;
 use restante_protocol::frame::Frame;
 use restante_protocol::id::MessageId;
 use std::sync::atomic::AtomicUsize;
@@ -223,4 +224,32 @@ fn a_stopping_node_waits_for_what_is_out_and_sends_nothing_new() {
     assert!(outbox.is_busy());
     outbox.note_settled(u64::MAX);
     assert!(!outbox.is_busy());
+}
+
+#[test]
+fn a_stopping_node_does_not_wait_for_a_watch_that_has_stalled() {
+    let outbox = Outbox::new(1, 7);
+    let event = Control::Event {
+        watch: 1,
+        event: WatchEvent::Removed { version: 2, name: "a".parse().unwrap() },
+    };
+    assert!(outbox.say_event(&event));
+    outbox.heartbeat();
+    assert!(!outbox.is_busy());
+    outbox.confirm(confirm(1, 1, 100), 10);
+    assert!(outbox.is_busy(), "a run that may still grow");
+    assert!(outbox.say_event(&event));
+    assert!(outbox.is_busy(), "a confirm between events");
+    let mut buffer = BytesMut::new();
+    outbox.take(&mut buffer);
+    assert!(outbox.is_busy());
+    let behind = {
+        let mut event_bytes = BytesMut::new();
+        codec::put_control(&mut event_bytes, &event).unwrap();
+        event_bytes.len()
+    };
+    outbox.wrote(buffer.len() - behind - 1);
+    assert!(outbox.is_busy(), "the confirm's last byte waits");
+    outbox.wrote(1);
+    assert!(!outbox.is_busy(), "only an event waits");
 }
