@@ -2,14 +2,15 @@
 //! it shows. Nor of a receiver that has more to say than its peer takes at a time.
 
 use bytes::BytesMut;
+use restante_client::protocol::admin::{AdminCommand, PeerPatch};
 use restante_client::protocol::codec::{put_control, put_nack};
-use restante_client::protocol::control::{AttachAs, Control, Request};
+use restante_client::protocol::control::{AttachAs, Control, Reply, Request};
 use restante_client::protocol::frame::Nack;
 use restante_client::protocol::limits::REQUESTS_MAX;
 use restante_client::protocol::name::Name;
 use restante_client::protocol::refusal::Code;
 use restante_client::{AttachOptions, Publish, RequestError};
-use restante_tests::harness::{Heard, Raw, within};
+use restante_tests::harness::{Heard, Raw, add_peer, eventually, within};
 use restante_tests::scene;
 use std::time::Duration;
 
@@ -101,6 +102,47 @@ async fn everything_that_a_receiver_says_before_it_detaches_counts() {
     }
     let status = client.peer("picky").await.expect("a peer").status;
     assert_eq!((status.parked, status.waiting), (MESSAGES as u64, 0));
+}
+
+/// A peer that is paused while others of the same request are still being made: its receiver is refused,
+/// though the peer had taken the link, and the log says so as of any other.
+#[tokio::test]
+async fn an_attachment_that_ends_before_it_is_answered_is_logged_as_refused() {
+    const OTHERS: u32 = 1_000;
+    let scene = scene!("taken-back");
+    let node = scene.node().start().await;
+    let name: Name = "held".parse().expect("a name");
+    add_peer(&node.client().await, "held", "attach:", PeerPatch::default()).await;
+    let mut raw = Raw::greeted(node.addr(), None).await.0;
+    let first = AttachAs { slot: 0, name: name.clone(), grant: None };
+    let others = (1..=OTHERS).map(|slot| {
+        let name = format!("other-{slot}").parse().expect("a name");
+        AttachAs { slot, name, grant: None }
+    });
+    let receivers = std::iter::once(first).chain(others).collect();
+    let pause = Request::Admin(AdminCommand::PeerPause { name, if_version: None });
+    let mut bytes = BytesMut::new();
+    for (id, request) in [(1, Request::Attach { receivers }), (2, pause)] {
+        put_control(&mut bytes, &Control::Request { id, request }).expect("a frame");
+    }
+    raw.say(&bytes).await;
+    let results = loop {
+        let Heard::Control(control) = raw.hear().await else { continue };
+        match *control {
+            Control::Response { id: 1, result: Ok(Reply::Attached(results)) } => break results,
+            Control::Response { id: 2, result } => assert!(result.is_ok(), "{result:?}"),
+            other => panic!("{other:?}"),
+        }
+    };
+    let refusal = results[0].refusal.as_ref().expect("a refusal");
+    assert_eq!((refusal.code, results[0].first_tag), (Code::Paused, 0));
+    let logged = eventually("the log to say so", LIMIT, async || {
+        node.events("attach_refused").into_iter().next()
+    })
+    .await;
+    assert_eq!((&logged["peer"], &logged["reason"]), (&"held".into(), &refusal.detail[..].into()));
+    // What the peer says when it closes a link that it has taken.
+    assert_eq!(refusal.detail, "an operator holds this peer");
 }
 
 /// The bound that the client keeps to is the node's.

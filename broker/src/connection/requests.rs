@@ -89,10 +89,13 @@ impl Requests {
     pub(super) fn attached(&self, id: u64, attached: Vec<Attached>, slots: &mut Slots) {
         let mut results = Vec::with_capacity(attached.len());
         let mut accepted = Vec::with_capacity(attached.len());
-        for Attached { mut result, number, offer } in attached {
+        for Attached { name, mut result, number, offer } in attached {
             match offer.map(|offer| slots.accepted(result.slot, offer)) {
                 Some(Ok(())) => accepted.push(result.slot),
-                Some(Err(refusal)) => (result.first_tag, result.refusal) = (0, Some(refusal)),
+                Some(Err(refusal)) => {
+                    log_refused(&self.net, self.remote, &name, &refusal);
+                    (result.first_tag, result.refusal) = (0, Some(refusal));
+                }
                 None => slots.refused(result.slot, number),
             }
             results.push(result);
@@ -240,15 +243,12 @@ impl Clerk {
         match offered.await {
             Ok((first_tag, offer)) => {
                 result.first_tag = first_tag;
-                Attached { result, number, offer: Some(offer) }
+                Attached { name, result, number, offer: Some(offer) }
             }
             Err(refusal) => {
-                self.net.admit(self.remote, "attach_refused", |suppressed| {
-                    let Refusal { code, detail } = &refusal;
-                    events::attach_refused(name.as_str(), self.remote, *code, detail, suppressed);
-                });
+                log_refused(&self.net, self.remote, &name, &refusal);
                 result.refusal = Some(refusal);
-                Attached { result, number, offer: None }
+                Attached { name, result, number, offer: None }
             }
         }
     }
@@ -275,6 +275,13 @@ impl Clerk {
         let seat = directory.named(name.as_str()).ok_or_else(unknown)?;
         Ok((seat, true))
     }
+}
+
+fn log_refused(net: &Net, remote: SocketAddr, name: &Name, refusal: &Refusal) {
+    net.admit(remote, "attach_refused", |suppressed| {
+        let Refusal { code, detail } = refusal;
+        events::attach_refused(name.as_str(), remote, *code, detail, suppressed);
+    });
 }
 
 /// Waits until a peer has taken everything that was said to it before.

@@ -7,6 +7,7 @@ use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use restante_protocol::control::{AttachResult, Reply};
 use restante_protocol::limits::REQUESTS_MAX;
+use restante_protocol::name::Name;
 use restante_protocol::refusal::Refusal;
 use std::future::Future;
 use std::sync::Arc;
@@ -37,6 +38,8 @@ impl Done {
 
 /// How one attachment went.
 pub(super) struct Attached {
+    /// Who it is to be attached as.
+    pub(super) name: Name,
     /// What the receiver is told.
     pub(super) result: AttachResult,
     /// Number of the link that was offered.
