@@ -126,7 +126,7 @@ where
     intensity: Intensity,
     hold: Option<Pin<Box<tokio::time::Sleep>>>,
     crashed_at: Time,
-    /// Told of every crash, before the restart, and of every restart.
+    /// Told of every crash, before the restart, and of every restart but one to end a removed peer.
     tell: F,
 }
 
@@ -177,8 +177,11 @@ where
                 match catch_unwind(AssertUnwindSafe(|| self.actor.restart())) {
                     Ok(true) => {
                         self.marks.held.store(false, Relaxed);
-                        let took = clock::now().since(self.crashed_at);
-                        (self.tell)(Turn::Restarted(took));
+                        // One that has been removed is there only to end.
+                        if !self.marks.removed.load(Relaxed) {
+                            let took = clock::now().since(self.crashed_at);
+                            (self.tell)(Turn::Restarted(took));
+                        }
                     }
                     // Nobody holds the address any more: there is nobody to serve.
                     Ok(false) => return Poll::Ready(()),
@@ -259,6 +262,57 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use actix::{ActorContext, Handler, Message};
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    /// Crashes when it is told to, and ends instead of coming back once it has been removed.
+    struct Fragile(Arc<Marks>);
+
+    #[derive(Message)]
+    #[rtype(result = "()")]
+    struct Crash;
+
+    impl Actor for Fragile {
+        type Context = Context<Self>;
+    }
+
+    impl Supervised for Fragile {
+        fn restarting(&mut self, ctx: &mut Self::Context) {
+            if self.0.removed.load(Relaxed) {
+                ctx.stop();
+            }
+        }
+    }
+
+    impl Handler<Crash> for Fragile {
+        type Result = ();
+
+        fn handle(&mut self, _: Crash, _: &mut Self::Context) {
+            panic!("the crash that was asked for");
+        }
+    }
+
+    #[test]
+    fn one_that_has_been_removed_is_not_said_to_be_back() {
+        actix_rt::System::new().block_on(async {
+            let (marks, turns) = (Arc::new(Marks::default()), Rc::new(RefCell::new(Vec::new())));
+            let ctx = Context::<Fragile>::new();
+            let (addr, told) = (ctx.address(), Rc::clone(&turns));
+            let tell = move |turn| told.borrow_mut().push(matches!(turn, Turn::Restarted(_)));
+            let actor = ctx.into_future(Fragile(Arc::clone(&marks)));
+            let life = actix_rt::spawn(Supervision::new(actor, Arc::clone(&marks), tell));
+            assert!(addr.send(Crash).await.is_err(), "it crashed");
+            while turns.borrow().len() < 2 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(*turns.borrow(), [false, true], "a crash, and back");
+            marks.removed.store(true, Relaxed);
+            assert!(addr.send(Crash).await.is_err(), "it crashed");
+            life.await.unwrap();
+            assert_eq!(*turns.borrow(), [false, true, false], "a crash, and gone");
+        });
+    }
 
     #[test]
     fn restarts_are_free_then_held_back_then_free_again() {
