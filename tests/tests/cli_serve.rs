@@ -1,6 +1,6 @@
 //! `serve`: how a node starts, refuses to start, and stops.
 
-use restante_tests::harness::{Cli, Inbox, eventually};
+use restante_tests::harness::{Answer, Cli, Inbox, eventually};
 use restante_tests::scene;
 use serde_json::Value;
 use std::fs;
@@ -34,6 +34,27 @@ async fn a_node_told_to_stop_stops_in_order_and_starts_clean() {
         .await;
     assert_eq!(opened[1]["clean"], true, "{opened:?}");
     assert_eq!(cli.ok(&["sub", "a", "--raw", "-C", "1"]), "kept\n");
+}
+
+/// The second time it is told, a node that waits for its receivers ends where it stands; nothing that it
+/// has confirmed goes with it.
+#[tokio::test]
+async fn a_node_told_twice_to_stop_ends_at_once_and_loses_nothing() {
+    const LIMIT: Duration = Duration::from_secs(20);
+    let scene = scene!("stop-twice");
+    // Longer than the test waits for the end.
+    let mut node = scene.node().set("shutdown_ms_max", 600_000).start().await;
+    let slow = Inbox::attach_with(node.addr(), "slow", |_| Answer::Hold).await;
+    node.cli().ok(&["pub", "--to", "slow", "kept"]);
+    slow.has(1, LIMIT).await;
+    node.ask_to_stop();
+    eventually("the node to stop", LIMIT, async || node.events("node_stopping").pop()).await;
+    assert!(node.runs(), "it waits for its receiver");
+    assert_eq!(node.stop().await, Some(1));
+    assert_eq!(node.events("node_stopped").len(), 0);
+    drop(slow);
+    node.restart().await;
+    assert_eq!(node.cli().ok(&["sub", "slow", "--raw", "-C", "1"]), "kept\n");
 }
 
 #[tokio::test]

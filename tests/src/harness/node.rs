@@ -276,14 +276,22 @@ impl Node {
         child.wait().expect("an end");
     }
 
+    /// Tells it to end in order, and does not wait.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn ask_to_stop(&self) {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a process id");
+        kill_process(pid, Signal::TERM).expect("a signal");
+    }
+
     /// Tells it to end in order, and waits. Its exit code.
     ///
     /// # Panics
     /// When it does not run or does not end in time.
     pub async fn stop(&mut self) -> Option<i32> {
+        self.ask_to_stop();
         let mut child = self.child.take().expect("a running node");
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a process id");
-        kill_process(pid, Signal::TERM).expect("a signal");
         let ended =
             eventually("the node to stop", NODE_LIMIT, async || child.try_wait().expect("a child"));
         ended.await.code()
