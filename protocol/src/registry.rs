@@ -470,7 +470,8 @@ impl Registry {
     }
 
     /// Since when what a removed peer has left stays where it is, parked; `None` if it goes
-    /// elsewhere, or is still being dealt with.
+    /// elsewhere, or is still being dealt with. Of one whose heir was removed in its turn it is the
+    /// time of that, until the heir is forgotten; from then on that of its own removal, the earlier.
     #[must_use]
     pub fn parked_since(&self, id: PeerId) -> Option<WallMillis> {
         let is_done = self.removed(id)?.disposition.is_done();
