@@ -21,8 +21,8 @@ use restante_protocol::limits::{PEER_PAGE_MAX, RECEIVERS_MAX};
 use restante_protocol::record::Outcome;
 use restante_protocol::refusal::{Code, Refusal};
 use restante_protocol::status::{
-    BackupDone, Health, MessageState, MessageStatus, NodeStatus, PeerInfo, PeerStatus, Quota,
-    ReceiverStatus,
+    BackupDone, Blocked, Health, MessageState, MessageStatus, NodeStatus, PeerInfo, PeerStatus,
+    Quota, ReceiverStatus, Stall,
 };
 use restante_protocol::time::{Time, WallMillis};
 use std::collections::VecDeque;
@@ -295,10 +295,10 @@ impl Sources {
             Some(Ended::Done) => (MessageState::Done, 0),
             None => match self.parked_at(&receiver).await? {
                 Some(at) => (MessageState::Parked { at, reason: REMOVED.to_owned() }, 0),
-                None => self.open_state(number, peer).await,
+                None => return Ok(self.open_status(receiver, number, peer).await),
             },
         };
-        Ok(ReceiverStatus { receiver, state, attempts })
+        Ok(ReceiverStatus { receiver, state, attempts, blocked: None })
     }
 
     /// When the removal of this receiver (`name#id`) parked what waited for it, if it did.
@@ -313,21 +313,38 @@ impl Sources {
         Ok(record.and_then(|record| record.removed_by))
     }
 
-    /// Where an open message is, as its peer knows it; queued if the peer only has it in the journal.
-    async fn open_state(&self, number: MessageNumber, peer: PeerId) -> (MessageState, u32) {
-        let Some(seat) = self.directory.seat(peer) else { return (MessageState::Queued, 0) };
-        let found = ask_peer(&seat, Locate(number)).await.flatten();
-        match found {
-            None => (MessageState::Queued, 0),
-            Some(Whereabouts::Queued { attempts }) => (MessageState::Queued, attempts.into()),
-            Some(Whereabouts::Unacked { attempts, since }) => {
-                (MessageState::InFlight { since: wall(since) }, attempts.into())
-            }
-            Some(Whereabouts::Retrying { attempts, next_attempt, reason }) => {
-                let next_attempt = wall(next_attempt);
-                (MessageState::Retrying { next_attempt, reason }, attempts.into())
-            }
+    /// Where an open message is and what it waits for, as its peer knows it; queued if the peer only
+    /// has it in the journal.
+    async fn open_status(
+        &self,
+        receiver: String,
+        number: MessageNumber,
+        peer: PeerId,
+    ) -> ReceiverStatus {
+        let state = MessageState::Queued;
+        let mut status = ReceiverStatus { receiver, state, attempts: 0, blocked: None };
+        let Some(seat) = self.directory.seat(peer) else { return status };
+        if seat.marks.held.load(Relaxed) {
+            let by = Stall::Crashing;
+            status.blocked = Some(Blocked { by, behind: None, until: None, why: String::new() });
+            return status;
         }
+        let found = ask_peer(&seat, Locate(number)).await.flatten();
+        let Some((whereabouts, blocked)) = found else { return status };
+        let (state, attempts) = match whereabouts {
+            Whereabouts::Queued { attempts } => (MessageState::Queued, attempts),
+            Whereabouts::Unacked { attempts, since } => {
+                (MessageState::InFlight { since: wall(since) }, attempts)
+            }
+            Whereabouts::Retrying { attempts, next_attempt, reason } => {
+                (MessageState::Retrying { next_attempt: wall(next_attempt), reason }, attempts)
+            }
+        };
+        let behind = blocked.behind.map(|(number, ms)| MessageId::new(ms, self.node, 0, number));
+        let (by, until, why) = (blocked.by, blocked.until.map(wall), blocked.why);
+        status.blocked = Some(Blocked { by, behind, until, why });
+        (status.state, status.attempts) = (state, attempts.into());
+        status
     }
 }
 
@@ -379,6 +396,7 @@ pub(crate) fn peer_status(
         acked: seat.map_or(0, |seat| seat.marks.acked.load(Relaxed)),
         next_attempt: None,
         oldest: None,
+        stall: None,
     };
     if let Some(snapshot) = snapshot {
         status.health = snapshot.health;
@@ -389,6 +407,7 @@ pub(crate) fn peer_status(
         status.unacked = snapshot.unacked;
         status.next_attempt = snapshot.next_attempt.map(wall);
         status.oldest = snapshot.oldest_ms.map(WallMillis);
+        status.stall = snapshot.stall;
     }
     status
 }

@@ -43,6 +43,56 @@ impl Health {
     }
 }
 
+/// The one thing that keeps a message from being sent, or done, now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stall {
+    /// An operator holds the peer.
+    Paused,
+    /// Its actor crashes, and the supervisor holds it for a while.
+    Crashing,
+    /// There is no link.
+    Link,
+    /// As much is in flight as the receiver granted.
+    Grant,
+    /// The window is full, in messages or bytes.
+    Window,
+    /// After an outage the window is still opening.
+    Ramp,
+    /// A message under suspicion is tried alone.
+    Suspect,
+    /// Bodies are being read from the journal.
+    Journal,
+    /// An earlier message of its key has to go first; at
+    /// [`SKIPPED_MAX`](crate::delivery::SKIPPED_MAX) such messages the peer looks no further.
+    Keys,
+    /// It was refused and waits for its next try; at
+    /// [`REFUSED_MAX`](crate::delivery::REFUSED_MAX) such messages nothing new is sent.
+    Refusals,
+    /// It has been sent, and the receiver has not acked it.
+    Ack,
+}
+
+impl Stall {
+    /// The stable word, as in logs and JSON.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Stall::Paused => "paused",
+            Stall::Crashing => "crashing",
+            Stall::Link => "link",
+            Stall::Grant => "grant",
+            Stall::Window => "window",
+            Stall::Ramp => "ramp",
+            Stall::Suspect => "suspect",
+            Stall::Journal => "journal",
+            Stall::Keys => "keys",
+            Stall::Refusals => "refusals",
+            Stall::Ack => "ack",
+        }
+    }
+}
+
 /// What a backup came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackupDone {
@@ -87,6 +137,9 @@ pub struct PeerStatus {
     /// When the oldest waiting message was accepted, if one waits and it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest: Option<WallMillis>,
+    /// What keeps the next message from being sent, if one waits that is not in flight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stall: Option<Stall>,
 }
 
 /// What a peer may take of the node: its own quotas, or the node's share for one peer where it has
@@ -137,6 +190,17 @@ pub struct NodeStatus {
     pub accepting: Result<(), crate::refusal::Refusal>,
 }
 
+impl MessageState {
+    /// Whether the receiver is still to get the message by itself.
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        matches!(
+            self,
+            MessageState::Queued | MessageState::InFlight { .. } | MessageState::Retrying { .. }
+        )
+    }
+}
+
 /// The life of one message.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MessageStatus {
@@ -160,6 +224,26 @@ pub struct ReceiverStatus {
     pub state: MessageState,
     /// How often it was sent; a lower bound after a restart.
     pub attempts: u32,
+    /// What it waits for, as long as it is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocked: Option<Blocked>,
+}
+
+/// What a message waits for on its way to one receiver: the one thing without which it would go on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Blocked {
+    /// What.
+    pub by: Stall,
+    /// The message that has to go first, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind: Option<MessageId>,
+    /// When something happens by itself: the next connection attempt, the next try, the end of the
+    /// ack timeout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<WallMillis>,
+    /// What the receiver or the operator said; empty if there is nothing to say.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub why: String,
 }
 
 /// Where a message is on its way to one receiver.

@@ -132,6 +132,11 @@ fn single_messages_can_be_set_aside() {
 }
 
 #[test]
+fn what_a_message_waits_for_has_one_answer() {
+    check("explain.txt");
+}
+
+#[test]
 fn a_difference_is_found() {
     assert!(difference("a\nb", "a\nc").starts_with("line 2\nexpected:\na\nb\n\nactual:\na\nc"));
     assert_eq!(

@@ -97,3 +97,68 @@ async fn what_was_purged_unsent_was_never_attempted() {
     let by = life["by"].as_str().expect("who did it");
     assert!(by.starts_with("restante-cli/") && by.contains("127.0.0.1:"), "{life}");
 }
+
+/// What `explain` says of a message's only receiver, once it says what is expected.
+async fn explained(cli: &Cli, id: &str, by: &str) -> Value {
+    eventually(by, Duration::from_secs(20), async || {
+        let told = cli.run(&["message", "explain", id.trim()]).json();
+        (told.len() == 1 && told[0]["blocked"]["by"] == by).then(|| told[0].clone())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn whatever_a_message_waits_for_explain_names_it() {
+    let (_scene, _node, cli) = fresh("whatever_a_message_waits").await;
+    let publish = |to: &str| cli.ok(&["pub", "--to", to, "--key", "k", "text"]);
+
+    // Nobody has attached yet; then an operator holds the peer as well.
+    cli.ok(&["peer", "add", "absent", "attach:"]);
+    let id = publish("absent");
+    let told = explained(&cli, &id, "link").await;
+    assert_eq!(told["blocked"], json!({ "by": "link", "why": "not connected yet" }));
+    cli.ok(&["peer", "pause", "absent"]);
+    explained(&cli, &id, "paused").await;
+
+    // Nobody listens, and the next attempt is known.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
+    let url = format!("tcp://{}", port.expect("a free port"));
+    cli.ok(&["peer", "add", "away", &url, "--backoff-min", "1h", "--backoff-max", "1h"]);
+    let id = publish("away");
+    let told = eventually("a failed attempt", Duration::from_secs(20), async || {
+        let told = explained(&cli, &id, "link").await;
+        told["blocked"]["until"].is_u64().then_some(told)
+    })
+    .await;
+    let why = told["blocked"]["why"].as_str().unwrap_or_default();
+    assert!(why.contains("refused"), "{told}");
+    assert!(told["blocked"]["until"].as_u64() > told["accepted"].as_u64(), "{told}");
+
+    // It is refused; another of its key goes after it.
+    cli.ok(&["peer", "add", "picky", "attach:", "--retry-schedule", "1h"]);
+    let refusing = cli.spawn(&["sub", "picky", "--exec", "echo busy >&2; exit 1"]);
+    let first = publish("picky");
+    let told = explained(&cli, &first, "refusals").await;
+    assert_eq!((&told["state"], &told["attempts"]), (&json!("retrying"), &json!(1)));
+    assert_eq!(told["blocked"]["until"], told["next_attempt"]);
+    let told = explained(&cli, &publish("picky"), "keys").await;
+    assert_eq!(told["blocked"]["behind"], first.trim());
+    refusing.stop();
+
+    // It is being worked on, by a receiver that asks for one at a time.
+    cli.ok(&["peer", "add", "busy", "attach:"]);
+    let working = cli.spawn(&["sub", "busy", "--exec", "exec sleep 600"]);
+    let told = explained(&cli, &publish("busy"), "ack").await;
+    assert_eq!(told["state"], "in_flight");
+    let last = publish("busy");
+    explained(&cli, &last, "grant").await;
+    let info = cli.run(&["peer", "info", "busy"]).json();
+    assert_eq!(info[0]["status"]["stall"], "grant");
+    working.stop();
+
+    // What is done waits for nothing.
+    cli.ok(&["peer", "resume", "absent"]);
+    let id = publish("absent");
+    cli.ok(&["sub", "absent", "-C", "2"]);
+    assert!(cli.run(&["message", "explain", id.trim()]).json().is_empty());
+}

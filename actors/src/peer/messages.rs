@@ -4,7 +4,7 @@ use crate::link::SharedLink;
 use actix::Message;
 use bytes::Bytes;
 use restante_protocol::admin::{PeerSettings, PeerUrl};
-use restante_protocol::delivery::types::{Snapshot, Whereabouts};
+use restante_protocol::delivery::types::{Blocked, Snapshot, Whereabouts};
 use restante_protocol::frame::TagRange;
 use restante_protocol::id::MessageNumber;
 use restante_protocol::message::KeyHash;
@@ -175,7 +175,7 @@ pub struct Retire;
 #[rtype(result = "Option<Snapshot>")]
 pub struct Inspect;
 
-/// Asks where a message is; `None` when the peer does not hold it as open.
+/// Asks where a message is and what it waits for; `None` when the peer does not hold it as open.
 #[derive(Message)]
-#[rtype(result = "Option<Whereabouts>")]
+#[rtype(result = "Option<(Whereabouts, Blocked)>")]
 pub struct Locate(pub MessageNumber);

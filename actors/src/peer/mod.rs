@@ -29,7 +29,7 @@ use bytes::Bytes;
 use drain::Drain;
 use oldest::Oldest;
 use restante_protocol::delivery::Delivery;
-use restante_protocol::delivery::types::{CloseReason, Entry, NotExcluded, Snapshot, Whereabouts};
+use restante_protocol::delivery::types::{CloseReason, Entry, NotExcluded, Snapshot};
 use restante_protocol::frame::TagRange;
 use restante_protocol::id::MessageNumber;
 use restante_protocol::message::Body;
@@ -554,6 +554,8 @@ impl Handler<Locate> for Peer {
     type Result = MessageResult<Locate>;
 
     fn handle(&mut self, locate: Locate, _: &mut Context<Self>) -> Self::Result {
-        MessageResult::<Locate>(self.core.whereabouts(locate.0) as Option<Whereabouts>)
+        let (now, Locate(number)) = (clock::now(), locate);
+        let whereabouts = self.core.whereabouts(now, number);
+        MessageResult(whereabouts.zip(self.core.explain(now, number)))
     }
 }

@@ -5,6 +5,7 @@
 //! anything for it, and what was read is dropped at once but for a number and a time.
 
 use super::Peer;
+use crate::clock;
 use crate::journal::{Lane, Page, Read, ReadError};
 use actix::prelude::*;
 use restante_protocol::delivery::types::Snapshot;
@@ -29,7 +30,7 @@ impl Peer {
     pub(super) fn snapshot(&self, now: Time) -> Snapshot {
         let mut snapshot = self.core.snapshot(now);
         if let (None, Oldest::Known { number, accepted_ms }) = (snapshot.oldest_ms, self.oldest)
-            && self.core.whereabouts(number).is_some()
+            && self.core.whereabouts(now, number).is_some()
         {
             snapshot.oldest_ms = Some(accepted_ms);
         }
@@ -69,7 +70,8 @@ impl Peer {
         // What is wrong with a damaged record is said when it is to be delivered.
         let first = page.ok().and_then(|page| page.messages.into_iter().next());
         // Done since, or set aside and not yet on disk: no use to ask for it again at once.
-        let first = first.filter(|first| self.core.whereabouts(first.number).is_some());
+        let now = clock::now();
+        let first = first.filter(|first| self.core.whereabouts(now, first.number).is_some());
         self.oldest = first.map_or(Oldest::Untold { floor }, |first| Oldest::Known {
             number: first.number,
             accepted_ms: first.accepted_ms,

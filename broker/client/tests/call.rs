@@ -38,7 +38,8 @@ async fn question(peer: &mut Peer) -> u64 {
 }
 
 fn status(state: MessageState) -> Reply {
-    let receivers = vec![ReceiverStatus { receiver: "a".to_owned(), state, attempts: 1 }];
+    let receivers =
+        vec![ReceiverStatus { receiver: "a".to_owned(), state, attempts: 1, blocked: None }];
     Reply::Message(MessageStatus { id: id(1), accepted: WallMillis(1), bytes: None, receivers })
 }
 

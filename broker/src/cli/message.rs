@@ -10,7 +10,7 @@ use restante_protocol::control::{Reply, Request};
 use restante_protocol::id::MessageId;
 use restante_protocol::message::{Body, decode_headers};
 use restante_protocol::refusal::Code;
-use restante_protocol::status::{MessageState, MessageStatus, ReceiverStatus};
+use restante_protocol::status::{Blocked, MessageState, MessageStatus, ReceiverStatus};
 use restante_protocol::time::WallMillis;
 
 #[derive(clap::Subcommand)]
@@ -25,6 +25,11 @@ pub(super) enum Verb {
     },
     /// Print the life of a message with each of its receivers
     Trace {
+        /// Its id, as pub prints it
+        id: MessageId,
+    },
+    /// Say what a message waits for: the one thing that keeps it from each receiver that lacks it
+    Explain {
         /// Its id, as pub prints it
         id: MessageId,
     },
@@ -46,8 +51,34 @@ pub(super) fn run(verb: Verb, target: &Target, output: Output) -> Result<(), Fai
                 }
                 print(&as_table(&status, output))
             }
+            Verb::Explain { id } => explain(&client, id, output).await,
         }
     })
+}
+
+async fn explain(client: &Client, id: MessageId, output: Output) -> Result<(), Failure> {
+    let mut status = client.message(id).await?;
+    if output.json {
+        status.receivers.retain(|receiver| receiver.state.is_open());
+        return print(&receivers_as_json(&status)?);
+    }
+    let now = show::now();
+    let mut lines = Vec::new();
+    for ReceiverStatus { receiver, state, blocked, .. } in &status.receivers {
+        if !state.is_open() {
+            continue;
+        }
+        let word = show::state_word(state);
+        let why = blocked.as_ref().map_or_else(
+            || "its actor did not say what it waits for; ask again".to_owned(),
+            |blocked| show::blocked(blocked, now),
+        );
+        lines.push(format!("{receiver}: {word}; {why}\n"));
+    }
+    if lines.is_empty() {
+        lines.push("it waits for nothing: no receiver is to get it any more\n".to_owned());
+    }
+    print(&lines.concat())
 }
 
 async fn get(client: &Client, id: MessageId, output: Output) -> Result<(), Failure> {
@@ -131,6 +162,8 @@ struct Towards<'a> {
     by: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     answer: Option<Answer<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    blocked: Option<&'a Blocked>,
 }
 
 impl<'a> From<&'a ReceiverStatus> for Towards<'a> {
@@ -146,6 +179,7 @@ impl<'a> From<&'a ReceiverStatus> for Towards<'a> {
             to: None,
             by: None,
             answer: None,
+            blocked: status.blocked.as_ref(),
         };
         match &status.state {
             MessageState::Queued | MessageState::Done => {}
@@ -186,8 +220,12 @@ fn as_table(status: &MessageStatus, output: Output) -> String {
         (None, status.bytes.map_or_else(String::new, |bytes| format!("{bytes} bytes"))),
     ];
     table.row(accepted);
+    let now = show::now();
     for receiver in &status.receivers {
-        let (state, at, what) = show::state(&receiver.state);
+        let (state, at, mut what) = show::state(&receiver.state);
+        if let Some(blocked) = &receiver.blocked {
+            what = show::blocked(blocked, now);
+        }
         table.row(vec![
             (Some(Paint::Bold), receiver.receiver.clone()),
             state,

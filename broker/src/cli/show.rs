@@ -1,7 +1,7 @@
 //! Times, states and health as people read them.
 
 use super::output::Paint;
-use restante_protocol::status::{Health, MessageState, PeerStatus};
+use restante_protocol::status::{Blocked, Health, MessageState, PeerStatus, Stall};
 use restante_protocol::time::WallMillis;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -67,8 +67,54 @@ pub(super) fn peer(peer: &PeerStatus, now: WallMillis) -> Vec<Cell> {
         (None, time(peer.oldest, age)),
         (None, time(peer.next_attempt, until)),
         (None, peer.url.to_string()),
-        (Some(Paint::Dim), peer.why.clone()),
+        (Some(Paint::Dim), why(peer)),
     ]
+}
+
+/// Why a peer is not up; of one that is, what its next message waits for.
+fn why(peer: &PeerStatus) -> String {
+    match peer.stall {
+        Some(what) if peer.why.is_empty() => stall(what).to_owned(),
+        _ => peer.why.clone(),
+    }
+}
+
+/// What keeps a peer's next message, in words.
+fn stall(stall: Stall) -> &'static str {
+    match stall {
+        Stall::Paused => "held by an operator",
+        Stall::Crashing => "its actor crashes and is held for a while",
+        Stall::Link => "no connection",
+        Stall::Grant => "the receiver has not asked for more",
+        Stall::Window => "the window is full: as much is in flight as may be",
+        Stall::Ramp => "few at a time, until the receiver has kept up for a while",
+        Stall::Suspect => "a message that may have crashed the receiver is tried alone",
+        Stall::Journal => "being read from the journal",
+        Stall::Keys => "an earlier message of the same key goes first",
+        Stall::Refusals => "refused, and waits for its next try",
+        Stall::Ack => "sent, and not acked yet",
+    }
+}
+
+/// What a message waits for, in words.
+pub(super) fn blocked(blocked: &Blocked, now: WallMillis) -> String {
+    let mut said = stall(blocked.by).to_owned();
+    if let Some(behind) = blocked.behind {
+        said += &format!(" ({behind})");
+    }
+    // Of a pause the words are the reason.
+    if !blocked.why.is_empty() && blocked.by != Stall::Paused {
+        said += &format!(": {}", blocked.why);
+    }
+    let next = match blocked.by {
+        Stall::Link => "next attempt",
+        Stall::Ack => "sent again",
+        _ => "next try",
+    };
+    match blocked.until {
+        Some(at) => format!("{said}; {next} {}", until(at, now)),
+        None => said,
+    }
 }
 
 /// The stable word of a state, as in JSON.
@@ -114,6 +160,24 @@ pub(super) fn state(state: &MessageState) -> (Cell, Option<WallMillis>, String) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_message_waits_for_is_said_with_what_goes_first_and_when() {
+        let says = |by, until: Option<u64>, why: &str| {
+            let (until, why) = (until.map(WallMillis), why.to_owned());
+            blocked(&Blocked { by, behind: None, until, why }, WallMillis(1_000))
+        };
+        assert_eq!(
+            says(Stall::Link, Some(13_000), "connection refused"),
+            "no connection: connection refused; next attempt in 12s"
+        );
+        assert_eq!(
+            says(Stall::Refusals, Some(61_000), "busy"),
+            "refused, and waits for its next try: busy; next try in 1m"
+        );
+        assert_eq!(says(Stall::Ack, Some(900), ""), "sent, and not acked yet; sent again now");
+        assert_eq!(says(Stall::Paused, None, "held by an operator"), "held by an operator");
+    }
 
     #[test]
     fn ages_have_the_two_units_that_matter() {

@@ -8,7 +8,7 @@ use crate::id::MessageNumber;
 use crate::message::KeyHash;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// Messages stepped over for busy keys at which the peer waits ([`super::Stall::Keys`]).
+/// Messages stepped over for busy keys at which the peer waits ([`crate::status::Stall::Keys`]).
 pub const SKIPPED_MAX: usize = 4_096;
 
 /// See the module.
@@ -53,10 +53,6 @@ impl<B> Held<B> {
     /// Whether a later message of this key has to queue up behind one that is here.
     pub(super) fn contains_key(&self, key: Option<KeyHash>) -> bool {
         self.keys.contains_key(&key)
-    }
-
-    pub(super) fn contains(&self, number: MessageNumber) -> bool {
-        self.numbers.contains(&number)
     }
 
     /// Steps over a message. Those of one key come in order of number.
@@ -122,18 +118,26 @@ impl<B> Held<B> {
         Some(of_key)
     }
 
-    /// The lowest number, and when it was accepted.
+    /// The lowest number.
     pub(super) fn first(&self) -> Option<MessageNumber> {
         self.numbers.first().copied()
     }
 
-    /// When a message was accepted.
-    pub(super) fn accepted_ms(&self, number: MessageNumber) -> Option<u64> {
+    /// A message that is here.
+    pub(super) fn find(&self, number: MessageNumber) -> Option<&Entry<B>> {
+        if !self.numbers.contains(&number) {
+            return None;
+        }
         self.keys.values().find_map(|of_key| {
             let entries = &of_key.entries;
             let at = entries.binary_search_by_key(&number, |entry| entry.number).ok()?;
-            entries.get(at).map(|entry| entry.accepted_ms)
+            entries.get(at)
         })
+    }
+
+    /// The message of this key that goes first.
+    pub(super) fn first_of(&self, key: Option<KeyHash>) -> Option<&Entry<B>> {
+        self.keys.get(&key)?.entries.front()
     }
 
     fn forget(&mut self, entry: &Entry<B>) {

@@ -55,6 +55,7 @@
 mod answers;
 mod backoff;
 mod connect;
+mod explain;
 mod hand_off;
 mod held;
 mod link;
@@ -79,7 +80,7 @@ use crate::admin::{Order, PeerSettings};
 use crate::id::MessageNumber;
 use crate::message::KeyHash;
 use crate::record::Outcome;
-use crate::status::Health;
+use crate::status::{Health, Stall};
 use crate::time::Time;
 use backoff::Backoff;
 use core::time::Duration;
@@ -308,22 +309,6 @@ impl<B> Delivery<B> {
         }
     }
 
-    /// Where a message is that the journal calls open for this peer; `None` if it is not open here.
-    #[must_use]
-    pub fn whereabouts(&self, number: MessageNumber) -> Option<Whereabouts> {
-        if let Some(retry) = self.retries.get(number) {
-            return Some(retry.whereabouts());
-        }
-        let mut slots = self.unacked.iter().map(|(_, slot)| slot);
-        if let Some(slot) = slots.find(|slot| slot.number == number) {
-            return Some(Whereabouts::Unacked { attempts: 1, since: slot.sent_at });
-        }
-        let queued = self.queue.find(number).is_some()
-            || self.held.contains(number)
-            || self.queue.is_unread(number);
-        queued.then_some(Whereabouts::Queued { attempts: 0 })
-    }
-
     /// What is in flight under the tags of a closed range: tag, number and time of acceptance. Nothing
     /// if an ack of that range would be ignored.
     pub fn in_flight(
@@ -469,33 +454,11 @@ impl<B> Delivery<B> {
         let straight = self.unacked.first_straight().map(|slot| (slot.number, slot.accepted_ms));
         let retry = self.retries.first().map(|(number, retry)| (number, retry.accepted_ms));
         let queued = self.queue.front().map(|entry| (entry.number, entry.accepted_ms));
-        let held = self.held.first().and_then(|n| Some((n, self.held.accepted_ms(n)?)));
+        let held = self.held.first().and_then(|n| Some((n, self.held.find(n)?.accepted_ms)));
         let (number, ms) = [straight, retry, queued, held].into_iter().flatten().min()?;
         // One that lies unread below it is older.
         let is_first = number <= self.queue.cursor().saturating_add(1) || self.queue.is_attached();
         is_first.then_some(ms)
-    }
-
-    fn stall(&self) -> Option<Stall> {
-        let live = u64::from(self.unacked.live());
-        let is_ramping = self.link.ramp.is_some_and(|r| r.window() < self.terms.window_messages);
-        let waits = self.waiting > live;
-        match () {
-            () if !waits => None,
-            () if self.paused => Some(Stall::Paused),
-            () if !self.link.is_up() => Some(Stall::Link),
-            () if self.unacked.next_tag() > self.link.grant => Some(Stall::Grant),
-            () if self.link.is_alone => Some(Stall::Suspect),
-            () if live >= u64::from(self.allowance) && is_ramping => Some(Stall::Ramp),
-            () if live >= u64::from(self.allowance) => Some(Stall::Window),
-            () if self.retries.refused() >= REFUSED_MAX => Some(Stall::Refusals),
-            () if self.loading.is_some() || self.load_retry_at.is_some() => Some(Stall::Journal),
-            () if self.retries.sendable_suspects().next().is_some() => Some(Stall::Suspect),
-            () if self.queue.front().is_some() && self.held.is_empty() => Some(Stall::Window),
-            () if !self.held.is_empty() => Some(Stall::Keys),
-            () if self.retries.refused() > 0 => Some(Stall::Refusals),
-            () => Some(Stall::Journal),
-        }
     }
 }
 

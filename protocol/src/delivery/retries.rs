@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Refused messages waiting for their next try at which the peer sends nothing new until some of
-/// them are through ([`super::Stall::Refusals`]).
+/// them are through ([`crate::status::Stall::Refusals`]).
 pub const REFUSED_MAX: usize = 4_096;
 /// Messages under suspicion at a time (see [`super::suspects`]).
 pub(super) const SUSPECTS_MAX: usize = 64;
@@ -258,9 +258,19 @@ impl<B> Retry<B> {
         Retry { accepted_ms, key, bytes, attempts, refusals, losses, acked_before, state }
     }
 
-    pub(super) fn whereabouts(&self) -> Whereabouts {
+    /// When it is tried again, if it was refused and waits.
+    pub(super) fn due(&self) -> Option<Time> {
+        match self.state {
+            State::Refused { due, .. } => Some(due),
+            _ => None,
+        }
+    }
+
+    pub(super) fn whereabouts(&self, now: Time) -> Whereabouts {
         let attempts = self.attempts;
         match &self.state {
+            // Due while there is no link: it goes with the next one.
+            State::Refused { due, .. } if *due <= now => Whereabouts::Queued { attempts },
             State::Refused { due, reason } => Whereabouts::Retrying {
                 attempts,
                 next_attempt: *due,

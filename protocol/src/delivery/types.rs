@@ -3,7 +3,7 @@
 use crate::id::MessageNumber;
 use crate::message::KeyHash;
 use crate::record::Outcome;
-use crate::status::Health;
+use crate::status::{Health, Stall};
 use crate::time::Time;
 
 /// What a core is told about its peer's past when it is built, at first boot and after a crash alike.
@@ -205,28 +205,17 @@ pub struct Snapshot {
     pub stall: Option<Stall>,
 }
 
-/// The one thing that keeps the next message from being sent now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stall {
-    /// An operator holds the peer.
-    Paused,
-    /// There is no link.
-    Link,
-    /// As much is in flight as the receiver granted.
-    Grant,
-    /// The window is full, in messages or bytes.
-    Window,
-    /// After an outage the window is still opening.
-    Ramp,
-    /// A message under suspicion is tried alone.
-    Suspect,
-    /// Bodies are being read from the journal.
-    Journal,
-    /// Everything at hand waits for an earlier message of its key; at
-    /// [`super::SKIPPED_MAX`] the peer looks no further.
-    Keys,
-    /// Everything left waits for its next try; at [`super::REFUSED_MAX`] nothing new is sent.
-    Refusals,
+/// The one thing that keeps a message from being sent, or done, now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blocked {
+    /// What.
+    pub by: Stall,
+    /// The message it waits for, of those this peer has, and when that was accepted.
+    pub behind: Option<(MessageNumber, u64)>,
+    /// When something happens by itself: the next dial, the next try, the end of the ack timeout.
+    pub until: Option<Time>,
+    /// What the other side or the operator said; empty if there is nothing to say.
+    pub why: String,
 }
 
 /// Why a message could not be excluded. Nothing has changed.
@@ -259,7 +248,7 @@ pub enum Whereabouts {
     Retrying {
         /// Sent this often.
         attempts: u16,
-        /// When it is due.
+        /// When it is due; never in the past.
         next_attempt: Time,
         /// The last reason.
         reason: String,

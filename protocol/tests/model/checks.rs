@@ -94,13 +94,13 @@ impl World {
         self.check_deadlines(snapshot.next_attempt);
         if let Some(number) = self.index.open.first() {
             let message = &self.messages[number];
-            let found = self.core.whereabouts(*number);
+            let found = self.core.whereabouts(self.now, *number);
             let right = match found {
                 Some(Whereabouts::Unacked { attempts, .. }) => {
                     attempts == message.attempts && self.index.flying.contains_key(number)
                 }
-                Some(Whereabouts::Retrying { attempts, .. }) => {
-                    attempts == message.attempts && message.refusals > 0
+                Some(Whereabouts::Retrying { attempts, next_attempt, .. }) => {
+                    attempts == message.attempts && message.refusals > 0 && next_attempt > self.now
                 }
                 Some(Whereabouts::Queued { attempts }) => attempts == message.attempts,
                 None => false,

@@ -40,6 +40,7 @@ impl Session {
             "new" => self.begin(&rest),
             "restart" => self.restart(&rest),
             "wait" => return self.wait(duration(rest[0])),
+            "explain" => return vec![self.explain(number(rest[0]))],
             "where" => return vec![self.whereabouts(number(rest[0]))],
             "show" => return self.show(),
             _ => self.event(verb, &rest),
@@ -206,8 +207,15 @@ impl Session {
         self.core().handle_nack(now, tag, permanent, retry_after, &reason.join(" "));
     }
 
+    fn explain(&mut self, number: u64) -> String {
+        let now = self.now;
+        let found = self.core().explain(now, number);
+        "= ".to_owned() + &found.map_or("nothing".to_owned(), |found| trace::blocked(&found))
+    }
+
     fn whereabouts(&mut self, number: u64) -> String {
-        let found = self.core().whereabouts(number);
+        let now = self.now;
+        let found = self.core().whereabouts(now, number);
         "= ".to_owned() + &found.map_or("nowhere".to_owned(), |found| trace::whereabouts(&found))
     }
 

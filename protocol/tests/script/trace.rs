@@ -1,7 +1,8 @@
 //! Outputs of a delivery core in words. Runs of the same kind become one line.
 
 use restante_protocol::delivery::{
-    CloseReason, LinkCommand, Load, Parked, Report, Settled, Snapshot, Transmit, Whereabouts,
+    Blocked, CloseReason, LinkCommand, Load, Parked, Report, Settled, Snapshot, Transmit,
+    Whereabouts,
 };
 use restante_protocol::time::Time;
 
@@ -110,7 +111,7 @@ impl Trace {
             status += &format!(", {} retrying", snapshot.retrying);
         }
         if let Some(stall) = snapshot.stall {
-            status += &format!(", stalled by {}", format!("{stall:?}").to_lowercase());
+            status += &format!(", stalled by {}", stall.word());
         }
         if floor > 0 {
             status += &format!(", floor {floor}");
@@ -164,6 +165,20 @@ pub(super) fn whereabouts(found: &Whereabouts) -> String {
             let next = time(*next_attempt);
             format!("retrying at {next}{}: {reason}", times(*attempts))
         }
+    }
+}
+
+pub(super) fn blocked(blocked: &Blocked) -> String {
+    let mut said = format!("waits for {}", blocked.by.word());
+    if let Some((number, _)) = blocked.behind {
+        said += &format!(", behind {number}");
+    }
+    if let Some(until) = blocked.until {
+        said += &format!(", until {}", time(until));
+    }
+    match blocked.why.as_str() {
+        "" => said,
+        why => format!("{said}: {why}"),
     }
 }
 

@@ -13,7 +13,7 @@ use restante_protocol::limits::{
     PAGE_BODY_BYTES_MAX, PEER_PAGE_MAX, REASON_BYTES_MAX,
 };
 use restante_protocol::refusal::{Code, Refusal};
-use restante_protocol::status::{Health, PeerStatus};
+use restante_protocol::status::{Health, PeerStatus, Stall};
 use restante_protocol::stored::{MessagePage, Parking, StoredMessage};
 use restante_protocol::time::WallMillis;
 
@@ -56,6 +56,7 @@ fn a_page_of_peers_fits_a_frame_however_long_its_texts() {
         acked: u64::MAX,
         next_attempt: Some(WallMillis(u64::MAX)),
         oldest: Some(WallMillis(u64::MAX)),
+        stall: Some(Stall::Refusals),
     };
     let page = PeerPage { peers: vec![peer; PEER_PAGE_MAX], more: true };
     let answer = Control::Response { id: u64::MAX, result: Ok(Reply::Peers(page)) };

@@ -17,8 +17,8 @@ use restante_protocol::message::{Body, encode_headers};
 use restante_protocol::name::Name;
 use restante_protocol::refusal::{Code, Refusal};
 use restante_protocol::status::{
-    BackupDone, Health, MessageState, MessageStatus, NodeStatus, PeerInfo, PeerStatus, Quota,
-    ReceiverStatus,
+    BackupDone, Blocked, Health, MessageState, MessageStatus, NodeStatus, PeerInfo, PeerStatus,
+    Quota, ReceiverStatus, Stall,
 };
 use restante_protocol::stored::{Filter, Lane, MessagePage, Parking, StoredMessage};
 use restante_protocol::time::WallMillis;
@@ -399,6 +399,16 @@ fn peer() -> PeerStatus {
         acked: 1_000,
         next_attempt: Some(WallMillis(1_764_000_060_000)),
         oldest: Some(WallMillis(1_763_999_990_000)),
+        stall: Some(Stall::Link),
+    }
+}
+
+fn blocked() -> Blocked {
+    Blocked {
+        by: Stall::Keys,
+        behind: Some(id(41)),
+        until: Some(WallMillis(1_764_000_060_000)),
+        why: "busy".to_owned(),
     }
 }
 
@@ -431,8 +441,12 @@ fn message() -> MessageStatus {
         MessageState::Moved { at, to: "returns".to_owned() },
         MessageState::Done,
     ];
-    let receiver =
-        |(place, state)| ReceiverStatus { receiver: format!("r{place}"), state, attempts: 1 };
+    let receiver = |(place, state)| ReceiverStatus {
+        receiver: format!("r{place}"),
+        state,
+        attempts: 1,
+        blocked: (place == 0).then(blocked),
+    };
     MessageStatus {
         id: id(42),
         accepted: WallMillis(1_764_000_000_000),
