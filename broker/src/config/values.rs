@@ -2,9 +2,10 @@
 //! the checks are all drawn from these rows, so a value added here exists everywhere.
 
 use super::setting::{Bounds, LogFilter, LogFormat, Raw, Setting, assign};
-use restante_protocol::admin::PeerSettings;
+use restante_protocol::admin::{PeerSettings, bounds};
 use restante_protocol::limits::{PAYLOAD_BYTES_DEFAULT, PAYLOAD_BYTES_MAX};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 /// What is known about one value.
@@ -54,7 +55,11 @@ fn size(bytes: u64) -> String {
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 const GIB: u64 = 1024 * MIB;
-const HOUR_MS: u64 = 3_600_000;
+
+/// The bounds of a peer's settings are the protocol's: an operator's command is held against the same.
+const fn within(bounds: &RangeInclusive<u64>) -> Bounds {
+    Some((*bounds.start(), *bounds.end()))
+}
 
 macro_rules! row {
     ($key:expr, [$($doc:literal)+], $unit:literal, $bounds:expr, $($path:ident).+) => {
@@ -162,22 +167,22 @@ values! {
     }
     peer_defaults {
         /// Most messages in flight to a peer.
-        window_messages, "messages", Some((1, 65_536));
+        window_messages, "messages", Some((*bounds::WINDOW_MESSAGES.start() as u64, *bounds::WINDOW_MESSAGES.end() as u64));
         /// Most bytes in flight to a peer; a message larger than this travels alone.
-        window_bytes, "bytes", Some((64 * KIB, 256 * MIB));
+        window_bytes, "bytes", within(&bounds::WINDOW_BYTES);
         /// How long an ack may take before the message is sent again.
-        ack_timeout_ms, "milliseconds", Some((100, HOUR_MS));
+        ack_timeout_ms, "milliseconds", within(&bounds::ACK_TIMEOUT_MS);
         /// First wait after a failed connection; it doubles with each further one.
-        backoff_ms_min, "milliseconds", Some((10, HOUR_MS));
+        backoff_ms_min, "milliseconds", within(&bounds::BACKOFF_MS_MIN);
         /// Longest wait between connection attempts.
-        backoff_ms_max, "milliseconds", Some((100, 24 * HOUR_MS));
+        backoff_ms_max, "milliseconds", within(&bounds::BACKOFF_MS_MAX);
         /// Waits after the first, second, … refusal of a message; after the last it is parked. At most 32.
-        retry_schedule_ms, "milliseconds each", Some((0, 7 * 24 * HOUR_MS));
+        retry_schedule_ms, "milliseconds each", within(&bounds::RETRY_MS);
         /// What is promised about order: sent, strict or none.
         order, "", None;
         /// Most messages waiting or parked for a peer; one more is refused. 0: peer_share_percent of messages_max.
-        quota_messages, "messages", Some((0, 1 << 48));
+        quota_messages, "messages", within(&bounds::QUOTA_MESSAGES);
         /// Most bytes waiting or parked for a peer; one more message is refused. 0: peer_share_percent of journal_bytes_max, or of the disk.
-        quota_bytes, "bytes", Some((0, 1 << 60));
+        quota_bytes, "bytes", within(&bounds::QUOTA_BYTES);
     }
 }
