@@ -12,7 +12,7 @@ use crate::journal::Journal;
 use crate::peer::PeerConfig;
 use crate::supervise::{self, Crash, Turn};
 use actix::prelude::*;
-use restante_protocol::delivery::types::{Parked, Report, Snapshot};
+use restante_protocol::delivery::types::{ParkCause, Parked, Report, Snapshot};
 use restante_protocol::id::{MessageId, MessageNumber, NodeTag, PeerId};
 use restante_protocol::name::Name;
 use restante_protocol::status::Health as Verdict;
@@ -161,11 +161,13 @@ impl Health {
 
     fn parked(&mut self, id: PeerId, peer: &str, parked: &Parked) {
         let message = self.id(parked.accepted_ms, parked.number);
-        if parked.reason.starts_with("poison") {
-            events::poison_parked(peer, message, &parked.reason);
-        } else if let Some(suppressed) = self.admit(id, "message_parked") {
-            let attempts = u32::from(parked.attempts);
-            events::message_parked(peer, message, attempts, &parked.reason, suppressed);
+        match parked.cause {
+            ParkCause::Poison => events::poison_parked(peer, message, &parked.reason),
+            ParkCause::Receiver | ParkCause::Unreadable => {
+                let Some(suppressed) = self.admit(id, "message_parked") else { return };
+                let attempts = u32::from(parked.attempts);
+                events::message_parked(peer, message, attempts, &parked.reason, suppressed);
+            }
         }
     }
 

@@ -29,7 +29,7 @@ use bytes::Bytes;
 use drain::Drain;
 use oldest::Oldest;
 use restante_protocol::delivery::Delivery;
-use restante_protocol::delivery::types::{CloseReason, Entry, NotExcluded, Snapshot};
+use restante_protocol::delivery::types::{CloseReason, Entry, NotExcluded, ParkCause, Snapshot};
 use restante_protocol::frame::TagRange;
 use restante_protocol::id::MessageNumber;
 use restante_protocol::message::Body;
@@ -168,7 +168,7 @@ impl Peer {
             let kills = crate::supervise::KILLS_MAX;
             let reason = format!("poison: its handling crashed the peer's actor {kills} times");
             // One that is no longer open needs no parking.
-            if self.core.handle_exclude(now, number, 0, &reason).is_ok() {
+            if self.core.handle_exclude(now, number, 0, ParkCause::Poison, &reason).is_ok() {
                 self.condemned.push((number, accepted_ms));
             }
         }
@@ -240,7 +240,7 @@ impl Peer {
             Err(ReadError::Damaged { number, detail }) => {
                 // Never a silent skip: it is set aside by name, and the rest is served.
                 let why = format!("damaged on disk: {detail}");
-                match self.core.handle_exclude(now, number, 0, &why) {
+                match self.core.handle_exclude(now, number, 0, ParkCause::Unreadable, &why) {
                     // One that is not open any more is not missed either.
                     Ok(()) | Err(NotExcluded::NotOpen) => {
                         // Before the core may have caught up, and counts what is left anew.

@@ -204,7 +204,7 @@ impl<B> Delivery<B> {
     pub(super) fn park_retry(&mut self, number: MessageNumber, reason: String) {
         let Some(retry) = self.retries.remove(number) else { return };
         self.queue.done_ahead(number);
-        self.set_aside(number, &Out::of_retry(&retry), reason);
+        self.set_aside(number, &Out::of_retry(&retry), ParkCause::Receiver, reason);
         self.unblock(retry.key);
     }
 

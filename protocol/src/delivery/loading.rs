@@ -220,13 +220,19 @@ mod tests {
         core.handle_link_up(Time::ZERO, 1, None);
         let load = core.poll_load().unwrap();
         for number in 11..=newest {
-            assert_eq!(core.handle_exclude(Time::ZERO, number, 0, "poison"), Ok(()));
+            assert_eq!(
+                core.handle_exclude(Time::ZERO, number, 0, ParkCause::Poison, "poison"),
+                Ok(())
+            );
         }
-        assert_eq!(core.handle_exclude(Time::ZERO, 1, 0, "damaged"), Ok(()));
+        assert_eq!(core.handle_exclude(Time::ZERO, 1, 0, ParkCause::Unreadable, "damaged"), Ok(()));
         core.handle_loaded(Time::ZERO, std::iter::empty(), 1);
         assert_eq!((core.poll_load().map(|load| load.after), load.after), (Some(1), 0));
         // Not asked for: the next read would bring it.
         core.handle_load_failed(Time::ZERO);
-        assert_eq!(core.handle_exclude(Time::ZERO, 5, 0, "poison"), Err(NotExcluded::TooMany));
+        assert_eq!(
+            core.handle_exclude(Time::ZERO, 5, 0, ParkCause::Poison, "poison"),
+            Err(NotExcluded::TooMany)
+        );
     }
 }

@@ -238,10 +238,11 @@ impl<B> Delivery<B> {
         _now: Time,
         number: MessageNumber,
         bytes: u32,
+        cause: ParkCause,
         reason: &str,
     ) -> Result<(), NotExcluded> {
         let out = self.take_out(number, bytes)?;
-        self.set_aside(number, &out, reason.to_owned());
+        self.set_aside(number, &out, cause, reason.to_owned());
         self.unblock(out.key);
         self.after_removal();
         Ok(())
@@ -364,10 +365,10 @@ impl<B> Delivery<B> {
     }
 
     /// A message that is in no container any more is parked.
-    fn set_aside(&mut self, number: MessageNumber, out: &Out, reason: String) {
+    fn set_aside(&mut self, number: MessageNumber, out: &Out, cause: ParkCause, reason: String) {
         let Out { accepted_ms, attempts, bytes, .. } = *out;
         self.count_out(bytes);
-        self.parked.push_back(Parked { number, accepted_ms, attempts, bytes, reason });
+        self.parked.push_back(Parked { number, accepted_ms, attempts, bytes, cause, reason });
     }
 
     /// One open message less.

@@ -73,6 +73,17 @@ pub struct Settled {
     pub bytes: u32,
 }
 
+/// What has a message set aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParkCause {
+    /// Its receiver: it refused the message for good or too often, or was lost with it too often.
+    Receiver,
+    /// Its handling crashed the peer's actor too often.
+    Poison,
+    /// It cannot be read.
+    Unreadable,
+}
+
 /// A message that is set aside for an operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parked {
@@ -84,6 +95,8 @@ pub struct Parked {
     pub attempts: u16,
     /// Bytes of its body.
     pub bytes: u32,
+    /// What has it set aside.
+    pub cause: ParkCause,
     /// Why, one line.
     pub reason: String,
 }

@@ -4,7 +4,9 @@ use super::{Op, Setup};
 use core::num::NonZeroU64;
 use core::time::Duration;
 use restante_protocol::admin::{Order, PeerSettings};
-use restante_protocol::delivery::{Delivery, Entry, LinkCommand, Load, NotExcluded, Report, Start};
+use restante_protocol::delivery::{
+    Delivery, Entry, LinkCommand, Load, NotExcluded, ParkCause, Report, Start,
+};
 use restante_protocol::message::KeyHash;
 use restante_protocol::time::Time;
 use std::collections::{BTreeMap, BTreeSet};
@@ -407,12 +409,16 @@ impl World {
     }
 
     fn exclude(&mut self, at: usize) {
-        let beyond = self.core.handle_exclude(self.now, self.newest + 1, 100, "poison");
+        let beyond =
+            self.core.handle_exclude(self.now, self.newest + 1, 100, ParkCause::Poison, "poison");
         assert_eq!(beyond, Err(NotExcluded::NotOpen));
         let Some(at) = at.checked_rem(self.index.open.len()) else { return };
         let Some(number) = self.index.open.iter().nth(at).copied() else { return };
         let bytes = self.messages[&number].bytes;
-        assert_eq!(self.core.handle_exclude(self.now, number, bytes, "poison"), Ok(()));
+        assert_eq!(
+            self.core.handle_exclude(self.now, number, bytes, ParkCause::Poison, "poison"),
+            Ok(())
+        );
         self.land_number(number);
     }
 

@@ -5,7 +5,7 @@ mod trace;
 use core::num::NonZeroU64;
 use core::time::Duration;
 use restante_protocol::admin::{Order, PeerSettings};
-use restante_protocol::delivery::{Delivery, Entry, Load, Start};
+use restante_protocol::delivery::{Delivery, Entry, Load, ParkCause, Start};
 use restante_protocol::message::KeyHash;
 use restante_protocol::time::Time;
 use std::collections::BTreeMap;
@@ -138,7 +138,13 @@ impl Session {
             "exclude" => {
                 let bytes = self.journal.get(&number(first)).map_or(0, |message| message.bytes);
                 let reason = words[1..].join(" ");
-                let end = self.core().handle_exclude(now, number(first), bytes, &reason);
+                let end = self.core().handle_exclude(
+                    now,
+                    number(first),
+                    bytes,
+                    ParkCause::Poison,
+                    &reason,
+                );
                 end.unwrap_or_else(|error| self.trace.say(format!("not excluded: {error}")));
             }
             "end-elsewhere" => {
