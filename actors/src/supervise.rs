@@ -51,8 +51,6 @@ pub struct Crash {
     pub crashes: usize,
     /// How long the restart is held back.
     pub hold: Duration,
-    /// Whether the message in hand is condemned by this.
-    pub condemned: bool,
 }
 
 /// What happens to a supervised actor.
@@ -156,7 +154,7 @@ where
             self.marks.hold(now, now + hold, crashes, &panic);
         }
         let in_hand = in_hand.map(|number| (number, accepted_ms));
-        (self.tell)(Turn::Crashed(Crash { panic, in_hand, crashes, hold, condemned }));
+        (self.tell)(Turn::Crashed(Crash { panic, in_hand, crashes, hold }));
         self.crashed_at = now;
         self.hold = Some(Box::pin(tokio::time::sleep(hold)));
     }

@@ -110,8 +110,6 @@ refusals! {
     Damaged = 43, "damaged", "see journal_damaged in the node's log, and look at its disk";
     /// The principal may not do this.
     NotAllowed = 50, "not_allowed", "log in with a key that has the role";
-    /// The receiver refused for good.
-    ReceiverRefused = 60, "receiver_refused", "see the reason the receiver gave";
     /// A defect in the node; the message is safe, the answer is not to be had.
     Internal = 99, "internal", "look at the node's log and report it";
 }

@@ -25,8 +25,6 @@ pub(super) struct Survey {
     pub(super) data_end: u64,
     /// Every record with a lower number is synced, says a record in here.
     pub(super) synced: MessageNumber,
-    /// Whether the last record closes the log.
-    pub(super) closed: bool,
     pub(super) flaws: Vec<Flaw>,
     pub(super) index: SegmentIndex,
 }
@@ -125,7 +123,6 @@ impl Survey {
         self.next = header.number + 1;
         self.records += 1;
         let kind = RecordKind::from_number(header.kind);
-        self.closed = kind == Some(RecordKind::Close);
         if bad_payload {
             let what = FlawKind::BadPayload(header.number);
             self.flaws.push(Flaw { at, what });
