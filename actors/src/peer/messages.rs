@@ -170,6 +170,11 @@ pub struct Reconfigure {
 #[rtype(result = "()")]
 pub struct Retire;
 
+/// Answered once everything that was said to the actor before it has been dealt with.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Barrier;
+
 /// Asks how the peer is, exactly and now.
 #[derive(Message)]
 #[rtype(result = "Option<Snapshot>")]

@@ -542,6 +542,12 @@ impl Handler<Retire> for Peer {
     }
 }
 
+impl Handler<Barrier> for Peer {
+    type Result = ();
+
+    fn handle(&mut self, _: Barrier, _: &mut Context<Self>) {}
+}
+
 impl Handler<Inspect> for Peer {
     type Result = MessageResult<Inspect>;
 

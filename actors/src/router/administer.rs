@@ -182,6 +182,12 @@ impl Handler<super::FindPeer> for Router {
     }
 }
 
+impl Handler<super::Barrier> for Router {
+    type Result = ();
+
+    fn handle(&mut self, _: super::Barrier, _: &mut Context<Self>) {}
+}
+
 impl Handler<super::PeerLabels> for Router {
     type Result = MessageResult<super::PeerLabels>;
 

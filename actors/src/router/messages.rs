@@ -155,6 +155,11 @@ pub struct PeerRecords {
 #[rtype(result = "Vec<String>")]
 pub struct PeerLabels(pub Vec<PeerId>);
 
+/// Answered once everything that was said to the router before it has been dealt with.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Barrier;
+
 /// Takes no more publishes; answered when everything accepted before is decided.
 #[derive(Message)]
 #[rtype(result = "()")]

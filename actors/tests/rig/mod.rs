@@ -11,7 +11,7 @@ use restante_actors::journal::{
 use restante_actors::link::{DialTarget, Dialer, Link, Outgoing, ProducerLink, SharedProducer};
 use restante_actors::peer::Peer;
 use restante_actors::router::{
-    Administer, OpenProducer, PeerLabels, ProducerSession, PublishBatch, PublishItem, Receiver,
+    Administer, Barrier, OpenProducer, ProducerSession, PublishBatch, PublishItem, Receiver,
 };
 use restante_actors::{Handles, Limits, start};
 use restante_protocol::admin::{AdminCommand, PeerPatch, PeerUrl, Waiting};
@@ -142,7 +142,7 @@ impl Rig {
     /// Puts more into the router's mailbox than it has room for.
     pub(crate) fn fill_router(&self) {
         for _ in 0..1_100 {
-            self.handles.router.clone().try_send(PeerLabels(Vec::new())).unwrap();
+            self.handles.router.clone().try_send(Barrier).unwrap();
         }
     }
 }

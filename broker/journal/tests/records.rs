@@ -15,7 +15,7 @@ use restante_actors::journal::{
     Page, Read, ReadError, Settle, Ticket,
 };
 use restante_actors::link::{DialTarget, Dialer, Link, Outgoing, ProducerLink, SharedProducer};
-use restante_actors::peer::{Acked, Inspect, LinkUp, Nacked, Peer};
+use restante_actors::peer::{Acked, Barrier, LinkUp, Nacked, Peer};
 use restante_actors::router::{
     Administer, FlushSettles, OpenProducer, PublishBatch, PublishItem, Receiver,
 };
@@ -357,7 +357,7 @@ fn no_floor_covers_a_message_before_it_is_known_to_be_parked() {
         let reason = "never".to_owned();
         addr.try_send(Nacked { number, tag, permanent, retry_after_ms, reason }).expect("room");
         ack(&sent[1], &sent[sent.len() - 1]);
-        addr.send(Inspect).await.expect("a peer");
+        addr.send(Barrier).await.expect("a peer");
         let backlog = rig.journal.backlog(peer);
         assert_eq!(backlog.parked, 1);
         assert!(backlog.floor > sent[0].id.number(), "the floor lies above what was parked");

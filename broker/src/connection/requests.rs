@@ -13,7 +13,7 @@ use restante_actors::directory::Seat;
 use restante_actors::events;
 use restante_actors::link_number;
 use restante_actors::observe::{StartWatch, StopWatch};
-use restante_actors::peer::{Inspect, LinkUp};
+use restante_actors::peer::{Barrier, LinkUp};
 use restante_actors::router::{Administer, FlushSettles};
 use restante_protocol::admin::{AdminCommand, PeerPatch, PeerUrl};
 use restante_protocol::control::{AttachAs, AttachResult, Control, Reply, Request};
@@ -148,7 +148,7 @@ impl Requests {
         }
     }
 
-    /// Everything said to peers goes ahead of a question to each of them; once they have answered,
+    /// Everything said to peers goes ahead of a barrier for each of them; once they have answered,
     /// their settles are with the router, which then asks the journal.
     fn flush(&self, id: u64, slots: &mut Slots, tasks: &mut Tasks) {
         let told = slots.tell_all();
@@ -287,7 +287,7 @@ fn log_refused(net: &Net, remote: SocketAddr, name: &Name, refusal: &Refusal) {
 /// Waits until a peer has taken everything that was said to it before.
 async fn taken(told: Told) {
     // One that has gone has settled what it took.
-    let _ = told.peer.send(Inspect).await;
+    let _ = told.peer.send(Barrier).await;
 }
 
 /// An actor's answer, or that there is none.

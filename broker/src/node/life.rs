@@ -18,7 +18,7 @@ use crate::link::tcp::{self as links, TcpDialer};
 use crate::listen::tcp as doors;
 use actix_rt::Arbiter;
 use restante_actors::journal::{Damage, Journal, Opened};
-use restante_actors::router::{Drain, FlushSettles, PeerLabels};
+use restante_actors::router::{Barrier, Drain, FlushSettles, PeerLabels};
 use restante_actors::{Handles, Limits, events};
 use restante_journal::Options;
 use restante_protocol::refusal::{Code, Refusal};
@@ -178,7 +178,7 @@ impl Life {
     /// Says that the node serves, once the router has had its first turn and seated the peers.
     async fn tell_ready(&self, lasting: &Lasting<'_>, born: Instant) {
         // A router that does not answer has failed, which is told elsewhere.
-        let _ = self.handles.router.send(PeerLabels(Vec::new())).await;
+        let _ = self.handles.router.send(Barrier).await;
         let (epoch, bytes) = (self.handles.life.epoch, self.journal.disk_bytes());
         let (peers, waiting) = (self.handles.directory.len() as u64, self.waiting());
         events::journal_opened(epoch, self.clean, bytes, peers, waiting);
