@@ -11,7 +11,7 @@
 
 use super::lives::Lasting;
 use super::watchdog::Watchdog;
-use super::{NodeError, announce};
+use super::{NodeError, announce, sizing};
 use crate::config::Config;
 use crate::connection::{Net, Settings};
 use crate::link::tcp::{self as links, TcpDialer};
@@ -19,13 +19,9 @@ use crate::listen::tcp as doors;
 use actix_rt::Arbiter;
 use restante_actors::journal::{Damage, Journal, Opened};
 use restante_actors::router::{Barrier, Drain, FlushSettles, PeerLabels};
-use restante_actors::{Handles, Limits, events};
-use restante_journal::Options;
+use restante_actors::{Handles, events};
 use restante_protocol::refusal::{Code, Refusal};
-use restante_protocol::status::Quota;
-use rustix::fs::statvfs;
 use std::net::TcpListener;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -115,7 +111,7 @@ async fn open(lasting: &Lasting<'_>) -> Result<Opened, NodeError> {
         sleep(*wait).await;
     }
     let dir = lasting.config.data_dir.clone();
-    let options = options(lasting.config);
+    let options = sizing::options(lasting.config);
     let opened = spawn_blocking(move || restante_journal::open(&dir, options)).await;
     Ok(opened.map_err(|_| NodeError::Defect)??)
 }
@@ -147,7 +143,7 @@ impl Life {
             NodeError::System(error)
         })?;
         let set_log_filter = Arc::clone(lasting.set_log_filter);
-        let limits = limits(config);
+        let limits = sizing::limits(config);
         let started =
             restante_actors::start(opened, limits, dialer, &second.handle(), set_log_filter);
         let handles = match started {
@@ -254,64 +250,4 @@ impl Life {
         let second = self.second;
         let _ = spawn_blocking(move || second.join()).await;
     }
-}
-
-fn limits(config: &Config) -> Limits {
-    let share = |whole: u64| whole / 100 * u64::from(config.peer_share_percent);
-    // Where only the disk limits the node, that is what there is to share.
-    let bytes = match config.journal_bytes_max {
-        0 => disk_bytes(&config.data_dir).unwrap_or(0),
-        max => max,
-    };
-    let messages = match config.messages_max {
-        0 => 0,
-        max => share(max).max(1),
-    };
-    Limits {
-        messages_max: config.messages_max,
-        peer_share: Quota { messages, bytes: share(bytes) },
-        ingress_bytes_max: size(config.journal_append_bytes_max),
-        peers_max: config.peers_max as usize,
-        producers_max: config.producers_max as usize,
-        peer_defaults: config.peer_defaults.clone(),
-        ..Limits::default()
-    }
-}
-
-/// What the journal is told by a configuration.
-pub(crate) fn options(config: &Config) -> Options {
-    let bytes_max = if config.journal_bytes_max == 0 { u64::MAX } else { config.journal_bytes_max };
-    let bytes_resume = match config.journal_bytes_resume {
-        0 => bytes_max / 10 * 9,
-        resume => resume,
-    };
-    // On a small disk the sizes that suit a large one would leave nothing for messages.
-    let disk = disk_bytes(&config.data_dir).unwrap_or(u64::MAX);
-    let smallest = (4 * config.payload_bytes_max).next_power_of_two();
-    let segment = (disk / 64).max(smallest) / PAGE * PAGE;
-    Options {
-        segment_bytes: config.journal_segment_bytes.min(segment),
-        append_bytes_max: size(config.journal_append_bytes_max),
-        bytes_max,
-        bytes_resume,
-        disk_free_bytes_min: config.disk_free_bytes_min.min(disk / 32),
-        disk_free_bytes_resume: config.disk_free_bytes_resume.min(disk / 16),
-        history_bytes_max: config.ledger_bytes_max.min(disk / 16),
-        history_ms_max: config.ledger_ms_max,
-        ..Options::default()
-    }
-}
-
-/// Sizes of files are multiples of this.
-const PAGE: u64 = 4_096;
-
-/// Bytes of the file system that holds a directory, which need not be there yet.
-fn disk_bytes(dir: &Path) -> Option<u64> {
-    let mut at = dir.ancestors().map(|at| if at == Path::new("") { Path::new(".") } else { at });
-    at.find_map(|at| statvfs(at).ok()).map(|disk| disk.f_blocks.saturating_mul(disk.f_frsize))
-}
-
-/// The bounds of the configuration fit every machine that can run a node.
-fn size(bytes: u64) -> usize {
-    usize::try_from(bytes).unwrap_or(usize::MAX)
 }

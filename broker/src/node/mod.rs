@@ -16,12 +16,13 @@ mod life;
 mod lives;
 pub(crate) mod open_files;
 mod signals;
+mod sizing;
 mod watchdog;
 
 use crate::config::Config;
-pub(crate) use life::options as journal_options;
 use restante_actors::admin::SetLogFilter;
 use restante_journal::OpenError;
+pub(crate) use sizing::options as journal_options;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
