@@ -11,7 +11,9 @@ use crate::directory::{Directory, Seat};
 use crate::events;
 use crate::journal::{Admission, BackupTaken, Ended, Journal, Life, LookupError};
 use crate::peer::{Inspect, Locate, Peer};
-use crate::router::{Administer, FindPeer, PeerLabels, PeerRecordView, PeerRecords, Router};
+use crate::router::{
+    Administer, FindJob, FindPeer, PeerLabels, PeerRecordView, PeerRecords, Router,
+};
 use actix::dev::ToEnvelope;
 use actix::prelude::*;
 use restante_protocol::control::{PeerPage, Reply, Request};
@@ -120,6 +122,11 @@ impl Sources {
             Request::Stored { peer, lane, filter, after, bodies } => {
                 let asked = listing::Question { peer, lane, filter, after, bodies };
                 self.stored(asked).await.map(Reply::Stored)
+            }
+            Request::Job { peer } => {
+                let peer = self.record(&peer).await?.id;
+                let job = self.router.send(FindJob(peer)).await.map_err(unanswered)?;
+                Ok(Reply::Job(job.map(Box::new)))
             }
             Request::LogFilter { filter } => {
                 (self.set_log_filter)(&filter)
@@ -273,7 +280,7 @@ impl Sources {
         let mut labels = labels.into_iter();
         let receiver = labels.next().unwrap_or_default();
         let (state, attempts) = match ended {
-            Some(Ended::Settled { outcome, at_ms, attempts, value, .. }) => {
+            Some(Ended::Settled { outcome, at_ms, moved_to, attempts, value }) => {
                 let at = WallMillis(at_ms);
                 let to = labels.next().unwrap_or_default();
                 let state = match outcome {
@@ -281,9 +288,15 @@ impl Sources {
                         MessageState::Acked { at, value: value.map(|value| value.to_vec()) }
                     }
                     Outcome::Purged => {
-                        MessageState::Purged { at, by: self.removed_by(&receiver).await? }
+                        let by = value.map(|by| String::from_utf8_lossy(&by).into_owned());
+                        let by = match by {
+                            Some(by) => Some(by),
+                            None => self.removed_by(&receiver).await?,
+                        };
+                        MessageState::Purged { at, by }
                     }
                     Outcome::Expired => MessageState::Expired { at },
+                    Outcome::Moved if moved_to == peer => MessageState::Replayed { at },
                     Outcome::Moved => MessageState::Moved { at, to },
                 };
                 (state, u32::from(attempts))

@@ -6,6 +6,7 @@ use crate::id::PeerId;
 use crate::name::Name;
 use crate::refusal::{Code, named};
 use crate::status::Quota;
+use crate::stored::Filter;
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// Where a receiver is reached.
@@ -215,6 +216,57 @@ pub enum AdminCommand {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         waiting: Option<Waiting>,
     },
+    /// Put parked messages at the end of a queue again, under their ids. Answered once the job is
+    /// begun; it goes on by itself.
+    PeerReplay {
+        /// Whose: `name`, or `name#id` for a removed one.
+        name: String,
+        /// Only if this is its version.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        if_version: Option<u64>,
+        /// Into whose queue; absent: their own peer's, which has to be there.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<Name>,
+        /// Only those that it lets through.
+        #[serde(default, skip_serializing_if = "Filter::is_empty")]
+        filter: Filter,
+        /// Messages a second ([`crate::pace::RATE`]), kept by the node; absent: as fast as it can.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rate: Option<u32>,
+    },
+    /// Delete parked messages, with a ledger record for each. Answered once the job is begun.
+    PeerPurge {
+        /// Whose: `name`, or `name#id` for a removed one.
+        name: String,
+        /// Only if this is its version.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        if_version: Option<u64>,
+        /// Only those that it lets through.
+        #[serde(default, skip_serializing_if = "Filter::is_empty")]
+        filter: Filter,
+    },
+    /// End the job that is under way for a peer. What it has done stays done.
+    PeerCancel {
+        /// Whose: `name`, or `name#id` for a removed one.
+        name: String,
+    },
+}
+
+impl AdminCommand {
+    /// The peer it is about, as it was named.
+    #[must_use]
+    pub fn peer(&self) -> &str {
+        match self {
+            AdminCommand::PeerAdd { name, .. }
+            | AdminCommand::PeerSet { name, .. }
+            | AdminCommand::PeerPause { name, .. }
+            | AdminCommand::PeerResume { name, .. }
+            | AdminCommand::PeerRemove { name, .. } => name.as_str(),
+            AdminCommand::PeerReplay { name, .. }
+            | AdminCommand::PeerPurge { name, .. }
+            | AdminCommand::PeerCancel { name } => name,
+        }
+    }
 }
 
 /// What an admin command came to. It is on disk when this is sent.
@@ -226,6 +278,9 @@ pub struct AdminDone {
     pub version: u64,
     /// How many waiting messages the command settled or moved.
     pub messages: u64,
+    /// The job that it began or ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<u64>,
 }
 
 /// Why a text is not the address of a receiver.

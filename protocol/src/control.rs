@@ -6,6 +6,7 @@
 
 use crate::admin::{AdminCommand, AdminDone};
 use crate::id::{MessageId, MessageNumber, NodeTag, PeerId, ProducerId};
+use crate::job::JobStatus;
 use crate::name::Name;
 use crate::refusal::Refusal;
 use crate::status::{BackupDone, MessageStatus, NodeStatus, PeerInfo, PeerStatus};
@@ -192,6 +193,11 @@ pub enum Request {
         #[serde(default)]
         bodies: bool,
     },
+    /// The job under way for a peer, or else the last one since the node started.
+    Job {
+        /// Its name. `name#id` names a removed one.
+        peer: String,
+    },
     /// A snapshot, then changes as events, until the connection closes or `Unwatch`.
     Watch {
         /// Resume after this version instead of starting with a snapshot.
@@ -263,6 +269,8 @@ pub enum Reply {
     Payload(#[serde(with = "serde_bytes")] Vec<u8>),
     /// To `Stored`.
     Stored(MessagePage),
+    /// To `Job`.
+    Job(Option<Box<JobStatus>>),
     /// To `Watch`: events follow.
     Watching,
     /// To `Backup`, once it is complete and on disk.

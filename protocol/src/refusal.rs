@@ -106,6 +106,8 @@ refusals! {
     LimitReached = 40, "limit_reached", "raise the limit in the node's configuration";
     /// An operator holds the peer; its messages wait.
     Paused = 41, "paused", "resume it: restante peer resume NAME";
+    /// Something is being done to the messages of this peer already.
+    JobUnderWay = 42, "job_under_way", "wait for it to end, or end it: restante peer cancel NAME";
     /// What was stored is damaged on the node's disk.
     Damaged = 43, "damaged", "see journal_damaged in the node's log, and look at its disk";
     /// The principal may not do this.

@@ -16,8 +16,13 @@
 //! finds undone it goes on with. It is forgotten, by an event again, once nothing stored speaks of it.
 //! A peer added under an old name is a new peer.
 
+mod jobs;
+
+pub use jobs::JOBS_MAX;
+
 use crate::admin::{AdminCommand, AdminDone, PeerPatch, PeerSettings, PeerUrl, Waiting};
 use crate::id::PeerId;
+use crate::job::{Copies, Job, Work};
 use crate::name::Name;
 use crate::refusal::{Code, Refusal};
 use crate::state::StateError;
@@ -153,6 +158,25 @@ pub enum AdminEvent {
         /// Which.
         id: PeerId,
     },
+    /// A job over a peer's messages has begun.
+    JobBegun(Job),
+    /// A job has come so far.
+    JobNoted {
+        /// Which.
+        number: u64,
+        /// Messages it has done, those that are copied behind this record included.
+        messages: u64,
+        /// Of a replay: what is copied behind this record.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        copies: Option<Copies>,
+    },
+    /// A job has ended, by itself or by an operator.
+    JobEnded {
+        /// Which.
+        number: u64,
+        /// Messages it has done.
+        messages: u64,
+    },
     /// Nothing of a removed peer is stored any more; its name and id are forgotten.
     PeerForgotten {
         /// Which.
@@ -186,6 +210,7 @@ struct Snapshot {
     last_id: u32,
     peers: BTreeMap<PeerId, Peer>,
     removed: BTreeMap<PeerId, Removed>,
+    jobs: jobs::Jobs,
 }
 
 impl Default for Registry {
@@ -219,7 +244,8 @@ impl Registry {
     /// Judges a command that is given `now`, by `by`. `waiting` tells how many messages wait for a peer,
     /// those accepted and not yet durable included; it is asked for removals only.
     ///
-    /// Adding a peer on attach is an ordinary [`AdminCommand::PeerAdd`].
+    /// Adding a peer on attach is an ordinary [`AdminCommand::PeerAdd`]. Of a job that may begin the
+    /// caller fills in what had been stored by then.
     ///
     /// # Errors
     /// The command cannot be carried out as things are; nothing has changed.
@@ -257,6 +283,14 @@ impl Registry {
                 let (id, version, by) = (peer.id, peer.version + 1, by.to_owned());
                 Ok(AdminEvent::PeerRemoved { id, version, disposition, at: now, by })
             }
+            AdminCommand::PeerReplay { name, if_version, to, filter, rate } => {
+                let work = self.check_replay(name, to.as_ref(), *rate)?;
+                self.check_job(name, *if_version, filter, work, now, by)
+            }
+            AdminCommand::PeerPurge { name, if_version, filter } => {
+                self.check_job(name, *if_version, filter, Work::Purge, now, by)
+            }
+            AdminCommand::PeerCancel { name } => self.check_cancel(name),
         }
     }
 
@@ -360,6 +394,7 @@ impl Registry {
                 let mut peer = state.peers.remove(id).ok_or_else(|| out_of_order(*id))?;
                 self.by_name.remove(&peer.name);
                 peer.version = *version;
+                state.jobs.drop_peer(*id);
                 let (disposition, at, by) = (*disposition, *at, by.clone());
                 state.removed.insert(*id, Removed { peer, disposition, at, by });
                 (*id, *version)
@@ -374,10 +409,16 @@ impl Registry {
             }
             AdminEvent::PeerForgotten { id } => {
                 let removed = state.removed.remove(id).ok_or_else(|| out_of_order(*id))?;
+                state.jobs.drop_peer(*id);
                 (*id, removed.peer.version)
             }
+            AdminEvent::JobBegun(job) => return state.jobs.begin(job),
+            AdminEvent::JobNoted { number, messages, copies } => {
+                return state.jobs.note(*number, *messages, copies.as_ref());
+            }
+            AdminEvent::JobEnded { number, .. } => return state.jobs.end(*number),
         };
-        Ok(AdminDone { id, version, messages: 0 })
+        Ok(AdminDone { id, version, messages: 0, job: None })
     }
 
     /// The peer of this name, if it is there.
@@ -450,7 +491,8 @@ impl Registry {
             .durable
             .removed
             .range(above)
-            .filter(|(id, removed)| removed.disposition.is_done() && !heirs.contains(id));
+            .filter(|(id, removed)| removed.disposition.is_done() && !heirs.contains(id))
+            .filter(|(id, _)| !self.durable.jobs.need(**id));
         at_rest.map(|(id, _)| *id).take(most).collect()
     }
 

@@ -288,9 +288,15 @@ pub enum MessageState {
     Purged {
         /// When.
         at: WallMillis,
-        /// Who removed its receiver, as the log names them; absent once that is forgotten.
+        /// Who did it, or removed its receiver, as the log names them; absent once that is forgotten.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         by: Option<String>,
+    },
+    /// Was parked, and went to the end of the queue again: its life goes on in a later entry of the
+    /// same receiver.
+    Replayed {
+        /// When.
+        at: WallMillis,
     },
     /// Handed to another peer.
     Moved {

@@ -4,6 +4,7 @@ use crate::id::{MessageId, MessageNumber};
 use crate::limits::{KEY_BYTES_MAX, REASON_BYTES_MAX};
 use crate::refusal::{Code, Refusal};
 use crate::time::WallMillis;
+use core::fmt;
 use serde::{Deserialize, Serialize};
 
 /// Which of a peer's messages.
@@ -103,6 +104,20 @@ impl Filter {
         let is_since = self.since.is_none_or(|since| at.is_some_and(|at| at >= since));
         let is_until = self.until.is_none_or(|until| at.is_some_and(|at| at < until));
         is_key && is_since && is_until
+    }
+}
+
+/// For the log: `since=… until=… reason=… key=…`, or `all`.
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut words = Vec::new();
+        words.extend(self.since.map(|since| format!("since={since}")));
+        words.extend(self.until.map(|until| format!("until={until}")));
+        words.extend(self.reason.as_ref().map(|text| format!("reason={text:?}")));
+        let key = self.key.as_deref().map(String::from_utf8_lossy);
+        words.extend(key.map(|key| format!("key={key:?}")));
+        f.write_str(if words.is_empty() { "all" } else { "" })?;
+        f.write_str(&words.join(" "))
     }
 }
 

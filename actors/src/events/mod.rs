@@ -216,9 +216,20 @@ events! {
         => "Nothing."
     INFO peer_forgotten(peer: &str);
 
-    "An operator deleted messages that waited for a peer. Each keeps a ledger record."
+    "An operator deleted messages that waited or were parked for a peer. Each keeps a ledger record."
         => "Nothing, if it was meant."
     WARN messages_purged(peer: &str, messages: u64, by: &str);
+
+    "An operator has begun to delete parked messages, or a restart goes on with it; `messages` is how many it had done before."
+        => "Nothing, if it was meant; `restante peer cancel` ends it."
+    WARN peer_purge_started(peer: &str, filter: &str, messages: u64, by: &str);
+
+    "Parked messages are being put at the end of a queue again, as an operator asked; after a restart it goes on, and `messages` is how many it had done before."
+        => "Nothing; `restante peer cancel` ends it."
+    INFO peer_replay_started(peer: &str, to: &str, filter: &str, rate: Option<u32>, messages: u64, by: &str);
+
+    "A replay is over; `reason` says why before its end, if so." => "Nothing."
+    INFO peer_replay_ended(peer: &str, to: &str, messages: u64, reason: Option<&str>, by: &str);
 
     "Messages that waited for a removed peer have been appended to another one's queue." => "Nothing."
     INFO handover_done(peer: &str, to: &str, messages: u64);

@@ -175,6 +175,11 @@ pub struct Retire;
 #[rtype(result = "()")]
 pub struct Barrier;
 
+/// Parked messages of this peer have been settled: it is to tell its counts anew.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Recount;
+
 /// Asks how the peer is, exactly and now.
 #[derive(Message)]
 #[rtype(result = "Option<Snapshot>")]

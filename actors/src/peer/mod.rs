@@ -548,6 +548,14 @@ impl Handler<Barrier> for Peer {
     fn handle(&mut self, _: Barrier, _: &mut Context<Self>) {}
 }
 
+impl Handler<Recount> for Peer {
+    type Result = ();
+
+    fn handle(&mut self, _: Recount, ctx: &mut Context<Self>) {
+        self.mark_dirty(ctx);
+    }
+}
+
 impl Handler<Inspect> for Peer {
     type Result = MessageResult<Inspect>;
 

@@ -10,6 +10,7 @@ use crate::router::Administer;
 use actix::prelude::*;
 use restante_protocol::admin::{AdminCommand, AdminDone};
 use restante_protocol::id::PeerId;
+use restante_protocol::job::Job;
 use restante_protocol::limits::PEER_PAGE_MAX;
 use restante_protocol::refusal::Refusal;
 use restante_protocol::registry::{
@@ -43,7 +44,7 @@ impl Handler<Administer> for Router {
 impl Router {
     /// Limited per peer; what is said of peers that there are not shares one budget.
     fn log_refusal(&mut self, ask: &Administer, why: &Refusal) {
-        let peer = name_of(&ask.command);
+        let peer = ask.command.peer();
         let subject = match self.state.registry.find(peer) {
             Some(Found::Present(record)) => record.id,
             Some(Found::Removed(_)) | None => PeerId::NONE,
@@ -66,14 +67,18 @@ impl Router {
             self.make_room_for_another();
         }
         let (registry, now) = (&self.state.registry, WallMillis(clock::wall_ms()));
-        let event = registry.check(command, now, by, |id| self.stored_for(id))?;
-        let (id, version) = subject(&event);
+        let mut event = registry.check(command, now, by, |id| self.stored_for(id))?;
+        if let AdminEvent::JobBegun(job) = &mut event {
+            job.through = self.journal.next_number() - 1;
+        }
+        let ended = self.ended_by(&event);
+        let Subject { id, version, job } = self.subject(&event);
         let before = self.state.registry.get(id).cloned();
         if let (AdminEvent::PeerChanged(now), Some(before)) = (&event, &before)
             && now.is_as(before)
         {
             // Already so, like pausing twice: nothing to record, nothing to log.
-            return Ok((AdminDone { id, version: before.version, messages: 0 }, None));
+            return Ok((AdminDone { id, version: before.version, messages: 0, job: None }, None));
         }
         let removes = matches!(event, AdminEvent::PeerRemoved { .. });
         let waiting = if removes { self.stored_for(id) } else { 0 };
@@ -85,13 +90,22 @@ impl Router {
             }
             self.leaving.extend(self.shared.directory.remove(id).map(|seat| (id, seat)));
         }
-        let done = AdminDone { id, version, messages: waiting };
-        Ok((done, Some(AdminEffect { event, before, by: by.to_owned(), waiting })))
+        let done = AdminDone { id, version, messages: waiting, job };
+        Ok((done, Some(AdminEffect { event, before, by: by.to_owned(), waiting, ended })))
     }
 
     /// The change is durable: let the node follow it.
     pub(super) fn take_effect(&mut self, effect: AdminEffect, ctx: &mut Context<Self>) {
-        let AdminEffect { event, before, by, waiting } = effect;
+        let AdminEffect { event, before, by, waiting, ended } = effect;
+        for job in &ended {
+            let why = match &event {
+                AdminEvent::PeerRemoved { id, .. } => {
+                    format!("{} was removed by {by}", self.state.registry.label(*id))
+                }
+                _ => format!("cancelled by {by}"),
+            };
+            self.job_ended(job, &why);
+        }
         match event {
             AdminEvent::PeerAdded(record) => {
                 // One that has been removed again while this was on its way to disk gets no actor:
@@ -113,7 +127,11 @@ impl Router {
                 }
                 self.retire(id, by, ctx);
             }
-            AdminEvent::DispositionDone { .. } | AdminEvent::PeerForgotten { .. } => {}
+            AdminEvent::JobBegun(job) => self.begin_job(job.number, ctx),
+            AdminEvent::DispositionDone { .. }
+            | AdminEvent::PeerForgotten { .. }
+            | AdminEvent::JobNoted { .. }
+            | AdminEvent::JobEnded { .. } => {}
         }
     }
 
@@ -231,13 +249,46 @@ impl PeerRecordView {
 /// Peers that have been removed and whose actors have not ended yet.
 pub(super) type Leaving = std::collections::HashMap<PeerId, Arc<Seat>>;
 
-fn subject(event: &AdminEvent) -> (PeerId, u64) {
-    match event {
-        AdminEvent::PeerAdded(record) | AdminEvent::PeerChanged(record) => {
-            (record.id, record.version)
+/// What an answer says a change was about.
+struct Subject {
+    id: PeerId,
+    version: u64,
+    job: Option<u64>,
+}
+
+impl Router {
+    /// The jobs that a change ends.
+    fn ended_by(&self, event: &AdminEvent) -> Vec<Job> {
+        let registry = &self.state.registry;
+        match event {
+            AdminEvent::PeerRemoved { id, .. } => registry.jobs_about(*id).cloned().collect(),
+            AdminEvent::JobEnded { number, .. } => {
+                registry.job(*number).cloned().into_iter().collect()
+            }
+            _ => Vec::new(),
         }
-        AdminEvent::PeerRemoved { id, version, .. } => (*id, *version),
-        AdminEvent::DispositionDone { id } | AdminEvent::PeerForgotten { id } => (*id, 0),
+    }
+
+    fn subject(&self, event: &AdminEvent) -> Subject {
+        let registry = &self.state.registry;
+        let of = |id: PeerId, job: Option<u64>| {
+            let removed = || registry.removed(id).map(|removed| &removed.peer);
+            let version = registry.get(id).or_else(removed).map_or(0, |peer| peer.version);
+            Subject { id, version, job }
+        };
+        match event {
+            AdminEvent::PeerAdded(record) | AdminEvent::PeerChanged(record) => {
+                Subject { id: record.id, version: record.version, job: None }
+            }
+            AdminEvent::PeerRemoved { id, version, .. } => {
+                Subject { id: *id, version: *version, job: None }
+            }
+            AdminEvent::DispositionDone { id } | AdminEvent::PeerForgotten { id } => of(*id, None),
+            AdminEvent::JobBegun(job) => of(job.peer, Some(job.number)),
+            AdminEvent::JobNoted { number, .. } | AdminEvent::JobEnded { number, .. } => {
+                of(registry.job(*number).map_or(PeerId::NONE, |job| job.peer), Some(*number))
+            }
+        }
     }
 }
 
@@ -248,16 +299,9 @@ fn verb(command: &AdminCommand) -> &'static str {
         AdminCommand::PeerPause { .. } => "peer pause",
         AdminCommand::PeerResume { .. } => "peer resume",
         AdminCommand::PeerRemove { .. } => "peer rm",
-    }
-}
-
-fn name_of(command: &AdminCommand) -> &str {
-    match command {
-        AdminCommand::PeerAdd { name, .. }
-        | AdminCommand::PeerSet { name, .. }
-        | AdminCommand::PeerPause { name, .. }
-        | AdminCommand::PeerResume { name, .. }
-        | AdminCommand::PeerRemove { name, .. } => name.as_str(),
+        AdminCommand::PeerReplay { .. } => "peer replay",
+        AdminCommand::PeerPurge { .. } => "peer purge",
+        AdminCommand::PeerCancel { .. } => "peer cancel",
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::calls::Call;
 use super::disposal::Copies;
+use super::jobs::Step;
 use super::{AdminEffect, OpenedProducer};
 use crate::journal::{BatchRecord, Ticket};
 use crate::link::SharedProducer;
@@ -59,6 +60,8 @@ pub(super) enum Outcome {
     },
     /// Copies of a removed peer's messages, for another: the originals are settled now.
     HandedOver(Box<Copies>),
+    /// A job goes on.
+    OfJob(Box<Step>),
 }
 
 /// A call in the batch whose end its producer awaits.

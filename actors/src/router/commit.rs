@@ -197,6 +197,9 @@ impl Router {
         for copies in std::mem::take(&mut self.copied) {
             self.copies_durable(copies, ctx);
         }
+        for step in std::mem::take(&mut self.steps) {
+            self.job_step(step, ctx);
+        }
         for (peer, messages) in pending.hand_offs {
             self.hand_off(peer, messages, chunk, pending.first_number, pending.accepted_ms);
         }
@@ -233,6 +236,7 @@ impl Router {
                     self.effects.push(Effected { effect: *effect, reply, done });
                 }
                 Outcome::HandedOver(copies) => self.copied.push(*copies),
+                Outcome::OfJob(step) => self.steps.push(*step),
             }
         }
     }
@@ -318,8 +322,8 @@ impl Router {
                 Outcome::Administered { reply, .. } => {
                     let _ = reply.send(Err(why.clone()));
                 }
-                // What was to be handed over stays where it is; the next life begins it anew.
-                Outcome::HandedOver(_) => {}
+                // What was to be handed over or replayed stays where it is; the next life goes on.
+                Outcome::HandedOver(_) | Outcome::OfJob(_) => {}
             }
         }
     }

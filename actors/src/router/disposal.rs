@@ -210,9 +210,11 @@ impl Router {
     }
 
     /// Notes the copies in the building batch for the peer that gets them.
-    fn gather_copies(&mut self, to: PeerId) {
+    pub(super) fn gather_copies(&mut self, to: PeerId) {
         let Some(slot) = self.slots.get_mut(to) else { return };
-        let copies = self.building.records.iter().zip(0u32..).map(|(record, index)| {
+        let records = self.building.records.iter().zip(0u32..);
+        let records = records.filter(|(record, _)| record.kind == RecordKind::Message);
+        let copies = records.map(|(record, index)| {
             let header = RECORD_HEADER_BYTES as u32;
             let fixed = restante_protocol::record::MESSAGE_FIXED_BYTES as u32 + 4;
             let body_at = record.offset + header + fixed;
@@ -303,7 +305,7 @@ impl Router {
 
 impl Building {
     /// Appends a copy of a stored message for another peer, marked with the id it came under.
-    fn copy_to(
+    pub(super) fn copy_to(
         &mut self,
         to: PeerId,
         id: restante_protocol::id::MessageId,

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use restante_protocol::admin::{AdminCommand, AdminDone, PeerSettings, PeerUrl};
 use restante_protocol::frame::ReplyKind;
 use restante_protocol::id::{MessageNumber, PeerId, ProducerId};
+use restante_protocol::job::JobStatus;
 #[cfg(doc)]
 use restante_protocol::limits::PEER_PAGE_MAX;
 use restante_protocol::refusal::Refusal;
@@ -149,6 +150,11 @@ pub struct PeerRecords {
     /// See above.
     pub after: PeerId,
 }
+
+/// Asks for the job under way for a peer, or the last one that ended.
+#[derive(Message)]
+#[rtype(result = "Option<JobStatus>")]
+pub struct FindJob(pub PeerId);
 
 /// What to call these peers, present or removed, in the order asked.
 #[derive(Message)]

@@ -20,6 +20,7 @@ mod calls;
 mod commit;
 mod disposal;
 mod forget;
+mod jobs;
 pub mod messages;
 mod publish;
 mod repeats;
@@ -37,6 +38,7 @@ use batch::{Building, Pending};
 use calls::Calls;
 use restante_protocol::admin::AdminDone;
 use restante_protocol::id::PeerId;
+use restante_protocol::job::Job;
 use restante_protocol::producers::SessionError;
 use restante_protocol::refusal::{Code, Refusal};
 use restante_protocol::registry::{AdminEvent, Peer as PeerRecord};
@@ -86,6 +88,9 @@ pub struct Router {
     effects: Vec<Effected>,
     /// Pages of removed peers whose copies for others have just become durable.
     copied: Vec<disposal::Copies>,
+    jobs: jobs::Jobs,
+    /// Of jobs, what has just become durable.
+    steps: Vec<jobs::Step>,
     leaving: administer::Leaving,
     /// How far removed peers have been looked at, to be forgotten.
     looked_at: PeerId,
@@ -111,6 +116,8 @@ struct AdminEffect {
     by: String,
     /// Messages that waited when a peer was removed.
     waiting: u64,
+    /// Jobs that end with it.
+    ended: Vec<Job>,
 }
 
 /// A durable change whose effect and answer are due.
@@ -151,6 +158,8 @@ impl Router {
             calls,
             effects: Vec::new(),
             copied: Vec::new(),
+            jobs: jobs::Jobs::default(),
+            steps: Vec::new(),
             leaving: administer::Leaving::new(),
             looked_at: PeerId::NONE,
             limiter: Limiter::default(),
@@ -222,6 +231,10 @@ impl Actor for Router {
             self.state.registry.unfinished().map(|removed| removed.peer.id).collect();
         for id in unfinished {
             self.dispose(id, "restart".to_owned(), ctx);
+        }
+        let jobs: Vec<u64> = self.state.registry.jobs().map(|job| job.number).collect();
+        for number in jobs {
+            self.resume_job(number, ctx);
         }
         ctx.run_interval(SWEEP_EVERY, |router, _| router.tell_unsaid(clock::now()));
     }

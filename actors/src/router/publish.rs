@@ -87,7 +87,7 @@ struct Split {
 
 impl Router {
     /// Why nothing at all can be accepted now, if so. Asked once per batch.
-    fn door(&mut self) -> Option<Refusal> {
+    pub(super) fn door(&mut self) -> Option<Refusal> {
         if self.draining {
             return Some(Refusal::new(Code::ShuttingDown, "the node is stopping"));
         }

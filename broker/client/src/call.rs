@@ -138,9 +138,10 @@ fn outcome(answer: Answer) -> Result<Bytes, CallError> {
 fn found(state: MessageState) -> Option<Result<Bytes, CallError>> {
     let unanswered = |how: String| Some(Err(CallError::Unanswered { how }));
     match state {
-        MessageState::Queued | MessageState::InFlight { .. } | MessageState::Retrying { .. } => {
-            None
-        }
+        MessageState::Queued
+        | MessageState::InFlight { .. }
+        | MessageState::Retrying { .. }
+        | MessageState::Replayed { .. } => None,
         MessageState::Acked { value, .. } => Some(Ok(value.unwrap_or_default().into())),
         MessageState::Parked { reason, .. } => Some(Err(CallError::Refused { reason })),
         MessageState::Expired { .. } => unanswered("expired".to_owned()),

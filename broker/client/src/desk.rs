@@ -410,6 +410,7 @@ fn only_reads(request: &Request) -> bool {
             | Request::Message { .. }
             | Request::Payload { .. }
             | Request::Stored { .. }
+            | Request::Job { .. }
     )
 }
 
@@ -424,7 +425,7 @@ fn check_size(request: &Request) -> Result<(), RequestError> {
     // Only these carry text of any length.
     let bytes = match request {
         Request::LogFilter { filter } => filter.len(),
-        Request::Peer { name } => name.len(),
+        Request::Peer { name } | Request::Job { peer: name } => name.len(),
         Request::Stored { peer, filter, .. } => {
             let reason = filter.reason.as_ref().map_or(0, String::len);
             peer.len() + reason + filter.key.as_ref().map_or(0, Vec::len)

@@ -196,7 +196,7 @@ impl<'a> From<&'a ReceiverStatus> for Towards<'a> {
                 towards.at = Some(*at);
                 towards.reason = Some(reason);
             }
-            MessageState::Expired { at } => towards.at = Some(*at),
+            MessageState::Expired { at } | MessageState::Replayed { at } => towards.at = Some(*at),
             MessageState::Purged { at, by } => {
                 towards.at = Some(*at);
                 towards.by = by.as_deref();

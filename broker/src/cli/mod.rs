@@ -13,6 +13,7 @@ mod demo;
 mod exec;
 mod exit;
 mod input;
+mod jobs;
 mod journal;
 mod log_level;
 mod message;

@@ -1,5 +1,6 @@
 //! `peer`: what the node knows of its receivers, and changes to them.
 
+use super::jobs::{self, Asked};
 use super::node::{Target, block_on};
 use super::output::{Output, Paint, Table, note, print};
 use super::show::{self, PEER_HEAD};
@@ -69,6 +70,36 @@ pub(super) enum Verb {
         chosen: Chosen,
         #[command(flatten)]
         most: Most,
+    },
+    /// Put parked messages at the end of the queue again, under their ids
+    ///
+    /// The node does it and keeps the rate, also when this command is ended; `peer cancel` ends it.
+    Replay {
+        /// Its name, NAME#ID for a removed one
+        name: String,
+        /// Into another peer's queue
+        #[arg(long, value_name = "NAME")]
+        to: Option<Name>,
+        /// At most so many a second, as in 50/s
+        #[arg(long, value_name = "N/s", value_parser = jobs::rate)]
+        rate: Option<u32>,
+        #[command(flatten)]
+        asked: Asked,
+    },
+    /// Delete parked messages; each keeps a ledger record
+    Purge {
+        /// Its name, NAME#ID for a removed one
+        name: String,
+        /// They are to be deleted: without it they are only listed
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        asked: Asked,
+    },
+    /// End the replay or purge that is under way; what it has done stays done
+    Cancel {
+        /// Its name, NAME#ID for a removed one
+        name: String,
     },
     /// Print stored messages whole, one JSON object a line; they stay where they are
     Export {
@@ -214,12 +245,19 @@ pub(super) fn run(verb: Verb, target: &Target, output: Output) -> Result<(), Fai
             Verb::Info { name } => return info(&client, name, output).await,
             Verb::Peek { name, chosen, most } => {
                 let pages = Pages::new(&client, name, Lane::Waiting, chosen.into(), false);
-                return stored::list(pages, most, output).await;
+                return stored::list(pages, most, output).await.map(drop);
             }
             Verb::Parked { name, chosen, most } => {
                 let pages = Pages::new(&client, name, Lane::Parked, chosen.into(), false);
-                return stored::list(pages, most, output).await;
+                return stored::list(pages, most, output).await.map(drop);
             }
+            Verb::Replay { name, to, rate, asked } => {
+                return jobs::replay(&client, name, to, rate, asked, output).await;
+            }
+            Verb::Purge { name, yes, asked } => {
+                return jobs::purge(&client, name, yes, asked, output).await;
+            }
+            Verb::Cancel { name } => AdminCommand::PeerCancel { name },
             Verb::Export { name, lanes, chosen } => {
                 return export(&client, name, lanes, chosen.into()).await;
             }
@@ -244,13 +282,17 @@ pub(super) fn run(verb: Verb, target: &Target, output: Output) -> Result<(), Fai
 }
 
 async fn change(client: &Client, command: AdminCommand, output: Output) -> Result<(), Failure> {
-    let (name, what) = match &command {
-        AdminCommand::PeerAdd { name, .. } => (name.clone(), "added"),
-        AdminCommand::PeerSet { name, .. } => (name.clone(), "changed"),
-        AdminCommand::PeerPause { name, .. } => (name.clone(), "paused"),
-        AdminCommand::PeerResume { name, .. } => (name.clone(), "resumed"),
-        AdminCommand::PeerRemove { name, .. } => (name.clone(), "removed"),
+    let what = match &command {
+        AdminCommand::PeerAdd { .. } => "added",
+        AdminCommand::PeerSet { .. } => "changed",
+        AdminCommand::PeerPause { .. } => "paused",
+        AdminCommand::PeerResume { .. } => "resumed",
+        AdminCommand::PeerRemove { .. } => "removed",
+        AdminCommand::PeerReplay { .. }
+        | AdminCommand::PeerPurge { .. }
+        | AdminCommand::PeerCancel { .. } => "is worked on no more",
     };
+    let name = command.peer().to_owned();
     let done = client.admin(command).await?;
     if output.json_asked {
         return print(&Output::json_line(&done)?);

@@ -296,7 +296,7 @@ fn still_waiting(status: &MessageStatus) -> Result<Vec<String>, Failure> {
     for receiver in &status.receivers {
         let name = &receiver.receiver;
         let ended = match &receiver.state {
-            MessageState::Acked { .. } => continue,
+            MessageState::Acked { .. } | MessageState::Replayed { .. } => continue,
             MessageState::Queued
             | MessageState::InFlight { .. }
             | MessageState::Retrying { .. } => {

@@ -127,6 +127,7 @@ pub(super) fn state_word(state: &MessageState) -> &'static str {
         MessageState::Parked { .. } => "parked",
         MessageState::Expired { .. } => "expired",
         MessageState::Purged { .. } => "purged",
+        MessageState::Replayed { .. } => "replayed",
         MessageState::Moved { .. } => "moved",
         MessageState::Done => "done",
     }
@@ -151,6 +152,7 @@ pub(super) fn state(state: &MessageState) -> (Cell, Option<WallMillis>, String) 
             let what = by.as_ref().map_or_else(String::new, |by| format!("by {by}"));
             (Paint::Red, Some(*at), what)
         }
+        MessageState::Replayed { at } => (Paint::Dim, Some(*at), String::new()),
         MessageState::Moved { at, to } => (Paint::Dim, Some(*at), format!("to {to}")),
         MessageState::Done => (Paint::Dim, None, "how is no longer kept".to_owned()),
     };

@@ -46,6 +46,11 @@ pub(super) struct Most {
     limit: Option<u64>,
 }
 
+impl Most {
+    /// However many there are.
+    pub(super) const ALL: Most = Most { limit: None };
+}
+
 /// A peer's messages of one lane, a page at a time.
 pub(super) struct Pages<'a> {
     client: &'a Client,
@@ -83,17 +88,19 @@ impl<'a> Pages<'a> {
     }
 }
 
-/// Prints what waits for a peer, or is parked, and takes nothing away.
-pub(super) async fn list(mut pages: Pages<'_>, most: Most, output: Output) -> Result<(), Failure> {
+/// Prints what waits for a peer, or is parked, and takes nothing away; how many it was.
+pub(super) async fn list(mut pages: Pages<'_>, most: Most, output: Output) -> Result<u64, Failure> {
     let mut left = most.limit.unwrap_or(u64::MAX);
+    let mut printed = 0;
     while left > 0
         && let Some(page) = pages.next().await?
     {
         let shown = usize::try_from(left).unwrap_or(usize::MAX).min(page.len());
         print_page(&page[..shown], output)?;
         left -= shown as u64;
+        printed += shown as u64;
     }
-    Ok(())
+    Ok(printed)
 }
 
 fn print_page(page: &[StoredMessage], output: Output) -> Result<(), Failure> {

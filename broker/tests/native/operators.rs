@@ -160,7 +160,10 @@ fn a_removed_peer_of_which_nothing_is_stored_is_forgotten() {
     let info = |wire: &mut Wire, name: &str| wire.ask(Request::Peer { name: name.to_owned() });
     for round in 1..=ROUNDS {
         let added = both.ask(add("brief")).unwrap();
-        assert_eq!(added, Reply::Admin(AdminDone { id: PeerId(round), version: 1, messages: 0 }));
+        assert_eq!(
+            added,
+            Reply::Admin(AdminDone { id: PeerId(round), version: 1, messages: 0, job: None })
+        );
         both.ask(remove("brief", None)).unwrap();
     }
     // The last removal has been carried out once a later change has been.
@@ -183,5 +186,5 @@ fn a_removed_peer_of_which_nothing_is_stored_is_forgotten() {
     assert!(info(&mut again, &kept).is_ok());
     let next = PeerId(ROUNDS + 3);
     let added = again.ask(add("brief")).unwrap();
-    assert_eq!(added, Reply::Admin(AdminDone { id: next, version: 1, messages: 0 }));
+    assert_eq!(added, Reply::Admin(AdminDone { id: next, version: 1, messages: 0, job: None }));
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::admin::{Order, bounds};
+use crate::stored::Filter;
 
 const NOW: WallMillis = WallMillis(17);
 const BY: &str = "an operator";
@@ -57,7 +58,7 @@ fn every_change_is_a_version_and_survives_a_restart() {
     ];
     for (command, version) in commands.iter().zip(2..) {
         let done = carry_out(&mut registry, command);
-        assert_eq!(done, AdminDone { id: PeerId(1), version, messages: 0 });
+        assert_eq!(done, AdminDone { id: PeerId(1), version, messages: 0, job: None });
     }
     let peer = registry.named("a").unwrap();
     assert_eq!((peer.settings.window_messages, peer.settings.order), (7, Order::Strict));
@@ -335,4 +336,69 @@ fn bytes_that_are_no_snapshot_are_refused() {
     for end in 0..bytes.len() {
         assert!(Registry::restore(&bytes[..end], 10).is_err());
     }
+}
+
+fn replay(text: &str, to: Option<&str>, rate: Option<u32>) -> AdminCommand {
+    let (to, filter) = (to.map(name), Filter::default());
+    AdminCommand::PeerReplay { name: text.to_owned(), if_version: None, to, filter, rate }
+}
+
+fn purge(text: &str, if_version: Option<u64>, key: Option<Vec<u8>>) -> AdminCommand {
+    let filter = Filter { key, ..Filter::default() };
+    AdminCommand::PeerPurge { name: text.to_owned(), if_version, filter }
+}
+
+#[test]
+fn a_peer_has_one_job_at_a_time_which_survives_a_restart() {
+    let mut registry = with(&["a", "b"]);
+    assert_eq!(carry_out(&mut registry, &replay("a", None, Some(50))).job, Some(1));
+    assert_eq!(refused(&registry, &replay("a", Some("b"), None)), Code::JobUnderWay);
+    assert_eq!(refused(&registry, &purge("a", None, None)), Code::JobUnderWay);
+    assert_eq!(carry_out(&mut registry, &purge("b", None, None)).job, Some(2));
+    let copies = Some(Copies { first: 90, accepted_ms: 17, originals: vec![3, 5, 8] });
+    registry.apply(&AdminEvent::JobNoted { number: 1, messages: 7, copies }).unwrap();
+
+    let restored = Registry::restore(&registry.snapshot().unwrap(), PEERS_MAX_DEFAULT).unwrap();
+    assert_eq!(restored, registry);
+    let job = restored.job_of(PeerId(1)).unwrap();
+    assert_eq!((job.number, job.messages, job.to()), (1, 7, Some(PeerId(1))));
+    let copies = job.copies.as_ref().unwrap();
+    assert_eq!([3, 4, 8].map(|number| copies.of(number)), [Some(90), None, Some(92)]);
+
+    let cancel = AdminCommand::PeerCancel { name: "a".to_owned() };
+    assert_eq!(carry_out(&mut registry, &cancel).job, Some(1));
+    assert_eq!(refused(&registry, &cancel), Code::NotFound);
+    // Its number is not given again.
+    assert_eq!(carry_out(&mut registry, &replay("a", Some("b"), None)).job, Some(3));
+    assert!(registry.apply(&AdminEvent::JobEnded { number: 1, messages: 0 }).is_err());
+}
+
+#[test]
+fn a_job_that_cannot_be_is_refused() {
+    let mut registry = with(&["a", "b", "c"]);
+    for rate in [0, 1_000_001] {
+        assert_eq!(refused(&registry, &replay("a", None, Some(rate))), Code::BadSetting);
+    }
+    assert_eq!(refused(&registry, &replay("x", None, None)), Code::NotFound);
+    assert_eq!(refused(&registry, &replay("a", Some("x"), None)), Code::NotFound);
+    assert_eq!(refused(&registry, &purge("a", None, Some(vec![0; 256]))), Code::TooLarge);
+    assert_eq!(refused(&registry, &purge("a", Some(2), None)), Code::VersionConflict);
+    carry_out(&mut registry, &remove("a", Some(Waiting::Park)));
+    carry_out(&mut registry, &remove("b", Some(Waiting::Purge)));
+    assert_eq!(refused(&registry, &replay("a#1", None, None)), Code::NoReceiver);
+    assert_eq!(refused(&registry, &replay("b#2", Some("c"), None)), Code::NotFound);
+    assert!(registry.check(&replay("a#1", Some("c"), None), NOW, BY, |_| 0).is_ok());
+}
+
+#[test]
+fn a_job_ends_with_either_of_its_peers_and_keeps_them_known_until_then() {
+    let mut registry = with(&["a", "b"]);
+    carry_out(&mut registry, &remove("a", Some(Waiting::Park)));
+    assert_eq!(registry.at_rest(PeerId::NONE, 9), [PeerId(1)]);
+    carry_out(&mut registry, &replay("a#1", Some("b"), None));
+    assert_eq!(registry.at_rest(PeerId::NONE, 9), []);
+    assert_eq!(registry.jobs_about(PeerId(2)).count(), 1);
+    carry_out(&mut registry, &remove("b", None));
+    assert_eq!(registry.jobs().count(), 0);
+    assert_eq!(registry.at_rest(PeerId::NONE, 9), [PeerId(1), PeerId(2)]);
 }

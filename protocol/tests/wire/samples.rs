@@ -13,6 +13,7 @@ use restante_protocol::frame::{
     Ack, AckValue, Confirm, Deliver, Frame, Grant, Nack, Publish, Refuse, ReplyKind, TagRange,
 };
 use restante_protocol::id::{MessageId, NodeTag, PeerId, ProducerId};
+use restante_protocol::job::JobStatus;
 use restante_protocol::message::{Body, encode_headers};
 use restante_protocol::name::Name;
 use restante_protocol::refusal::{Code, Refusal};
@@ -295,6 +296,29 @@ fn requests() -> Vec<(&'static str, Request)> {
         ("request-peer", Request::Peer { name: "orders#1".to_owned() }),
         ("request-node", Request::Node),
         ("request-message", Request::Message { id: id(42) }),
+        ("request-job", Request::Job { peer: "orders".to_owned() }),
+        (
+            "request-peer-replay",
+            Request::Admin(AdminCommand::PeerReplay {
+                name: "orders#1".to_owned(),
+                if_version: Some(5),
+                to: Some(name("returns")),
+                filter: filter(),
+                rate: Some(50),
+            }),
+        ),
+        (
+            "request-peer-purge",
+            Request::Admin(AdminCommand::PeerPurge {
+                name: "orders".to_owned(),
+                if_version: None,
+                filter: Filter::default(),
+            }),
+        ),
+        (
+            "request-peer-cancel",
+            Request::Admin(AdminCommand::PeerCancel { name: "orders".to_owned() }),
+        ),
         ("request-payload", Request::Payload { id: id(42) }),
         (
             "request-stored",
@@ -336,7 +360,10 @@ fn replies() -> Vec<(&'static str, Reply)> {
             Reply::Attached(vec![attached(1, true, None), attached(2, false, Some(taken))]),
         ),
         ("response-done", Reply::Done),
-        ("response-admin", Reply::Admin(AdminDone { id: PeerId(1), version: 2, messages: 0 })),
+        (
+            "response-admin",
+            Reply::Admin(AdminDone { id: PeerId(1), version: 2, messages: 0, job: None }),
+        ),
         ("response-peers", Reply::Peers(PeerPage { peers: vec![peer()], more: true })),
         ("response-peer", Reply::Peer(Box::new(info))),
         ("response-node", Reply::Node(node())),
@@ -346,6 +373,12 @@ fn replies() -> Vec<(&'static str, Reply)> {
             "response-stored",
             Reply::Stored(MessagePage { messages: stored(), through: 300, more: true }),
         ),
+        (
+            "response-admin-job",
+            Reply::Admin(AdminDone { id: PeerId(1), version: 2, messages: 0, job: Some(7) }),
+        ),
+        ("response-job", Reply::Job(Some(Box::new(job())))),
+        ("response-job-none", Reply::Job(None)),
         ("response-watching", Reply::Watching),
         ("response-backup", Reply::Backup(BackupDone { files: 7, bytes: 70_000, next: 43 })),
     ]
@@ -357,6 +390,21 @@ fn filter() -> Filter {
         until: Some(WallMillis(1_764_086_400_000)),
         reason: Some("no such".to_owned()),
         key: Some(b"customer-7".to_vec()),
+    }
+}
+
+fn job() -> JobStatus {
+    JobStatus {
+        job: 7,
+        peer: "orders#1".to_owned(),
+        to: Some("returns".to_owned()),
+        rate: Some(50),
+        filter: filter().to_string(),
+        by: "restante-cli/0.1.0 127.0.0.1:50000".to_owned(),
+        began: WallMillis(1_764_000_000_000),
+        messages: 1_200,
+        ended: Some(WallMillis(1_764_000_024_000)),
+        why: "cancelled by restante-cli/0.1.0 127.0.0.1:50001".to_owned(),
     }
 }
 
@@ -438,6 +486,7 @@ fn message() -> MessageStatus {
         MessageState::Parked { at, reason: "no such customer".to_owned() },
         MessageState::Expired { at },
         MessageState::Purged { at, by: Some("restante-cli/0.1.0 127.0.0.1:50312".to_owned()) },
+        MessageState::Replayed { at },
         MessageState::Moved { at, to: "returns".to_owned() },
         MessageState::Done,
     ];

@@ -203,7 +203,7 @@ impl Conversation {
             }
             request => panic!("{request:?}"),
         }
-        Ok(Reply::Admin(AdminDone { id: PeerId(1), version: 1, messages: 0 }))
+        Ok(Reply::Admin(AdminDone { id: PeerId(1), version: 1, messages: 0, job: None }))
     }
 
     fn attach(&mut self, slot: u32, name: Name) {
