@@ -279,7 +279,7 @@ FAULTS = [
     ),
     Fault(
         "settle longer than its checksum covers",
-        "shared.rs",
+        "intake.rs",
         "let max = self.caps.record_bytes_max.min(usize::from(u16::MAX));",
         "let max = self.caps.record_bytes_max;",
     ),
