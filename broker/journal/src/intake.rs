@@ -33,7 +33,7 @@ pub(super) struct Intake {
 pub(super) enum Item {
     /// Records with their first number; of an append with its ticket, of settles and parks without.
     Records { ticket: Option<Ticket>, first: MessageNumber, batch: Batch },
-    /// Answer with [`End::Flushed`] once all before is durable.
+    /// Answer with [`End::Flushed`](restante_actors::journal::End::Flushed) once all before is durable.
     Flush(u64),
     /// Take a snapshot here.
     Checkpoint(Bytes),
