@@ -96,7 +96,10 @@ impl Client {
             }
             match self.message(id).await {
                 Ok(status) => {
-                    let state = status.receivers.into_iter().next().map(|receiver| receiver.state);
+                    let mut states = status.receivers.into_iter().map(|receiver| receiver.state);
+                    // What was replayed goes on as the next in the list.
+                    let state =
+                        states.find(|state| !matches!(state, MessageState::Replayed { .. }));
                     if let Some(found) = state.and_then(found) {
                         return found;
                     }
@@ -141,6 +144,7 @@ fn found(state: MessageState) -> Option<Result<Bytes, CallError>> {
         MessageState::Queued
         | MessageState::InFlight { .. }
         | MessageState::Retrying { .. }
+        // Its copy is not in the list yet.
         | MessageState::Replayed { .. } => None,
         MessageState::Acked { value, .. } => Some(Ok(value.unwrap_or_default().into())),
         MessageState::Parked { reason, .. } => Some(Err(CallError::Refused { reason })),

@@ -38,8 +38,14 @@ async fn question(peer: &mut Peer) -> u64 {
 }
 
 fn status(state: MessageState) -> Reply {
-    let receivers =
-        vec![ReceiverStatus { receiver: "a".to_owned(), state, attempts: 1, blocked: None }];
+    status_of([state])
+}
+
+/// As of a message that was replayed: its lives, one after the other.
+fn status_of<const LIVES: usize>(states: [MessageState; LIVES]) -> Reply {
+    let receiver =
+        |state| ReceiverStatus { receiver: "a".to_owned(), state, attempts: 1, blocked: None };
+    let receivers = states.map(receiver).to_vec();
     Reply::Message(MessageStatus { id: id(1), accepted: WallMillis(1), bytes: None, receivers })
 }
 
@@ -117,8 +123,12 @@ async fn after_a_reconnect_the_ledger_is_asked_for_the_answer() {
     assert_eq!(asked, Request::Message { id: id(1) });
     peer.answer(request, status(MessageState::InFlight { since: WallMillis(1) })).await;
     let (request, _) = peer.request().await;
+    let replayed = MessageState::Replayed { at: WallMillis(2) };
+    peer.answer(request, status_of([replayed.clone(), MessageState::Queued])).await;
+    let (request, _) = peer.request().await;
     let value = Some(b"from the ledger".to_vec());
-    peer.answer(request, status(MessageState::Acked { at: WallMillis(2), value })).await;
+    let acked = MessageState::Acked { at: WallMillis(3), value };
+    peer.answer(request, status_of([replayed, acked])).await;
     assert_eq!(soon(call).await.unwrap().unwrap(), "from the ledger");
 }
 
