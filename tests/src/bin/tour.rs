@@ -97,6 +97,8 @@ fn run(root: &Path, scratch: &Path, blocks: &[Block]) -> bool {
     let mut shell = Command::new("bash")
         .args(["-c", &script])
         .current_dir(root)
+        // The README finds what it has built where a build puts it.
+        .env_remove("CARGO_TARGET_DIR")
         .env("RESTANTE_TCP", &address)
         .env("RESTANTE_SERVER", &address)
         .stdin(Stdio::null())
