@@ -30,20 +30,20 @@ pub struct Parking {
 }
 
 /// A choice among messages. What is absent does not matter; all that is there has to be true.
+///
+/// No field is left out when it is written: checkpoints hold it by position, where the next would take
+/// its place.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Filter {
     /// Parked at this time or later; of waiting ones: accepted.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<WallMillis>,
     /// Parked before this time; of waiting ones: accepted.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<WallMillis>,
     /// The reason has this text in it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// The ordering key is exactly this.
-    #[serde(skip_serializing_if = "Option::is_none", with = "serde_bytes")]
+    #[serde(with = "serde_bytes")]
     pub key: Option<Vec<u8>>,
 }
 

@@ -374,6 +374,24 @@ fn a_peer_has_one_job_at_a_time_which_survives_a_restart() {
 }
 
 #[test]
+fn whatever_a_job_chooses_by_survives_a_restart() {
+    for chosen in 0..16u8 {
+        let has = |bit: u8| chosen & bit != 0;
+        let filter = Filter {
+            since: has(1).then_some(WallMillis(11)),
+            until: has(2).then_some(WallMillis(12)),
+            reason: has(4).then(|| "busy".to_owned()),
+            key: has(8).then(|| b"k".to_vec()),
+        };
+        let mut registry = with(&["a"]);
+        let purge = AdminCommand::PeerPurge { name: "a".to_owned(), if_version: None, filter };
+        carry_out(&mut registry, &purge);
+        let bytes = registry.snapshot().unwrap();
+        assert_eq!(Registry::restore(&bytes, PEERS_MAX_DEFAULT).unwrap(), registry);
+    }
+}
+
+#[test]
 fn a_job_that_cannot_be_is_refused() {
     let mut registry = with(&["a", "b", "c"]);
     for rate in [0, 1_000_001] {
