@@ -78,6 +78,8 @@ pub(super) struct Running {
 pub(super) enum Step {
     /// Copies of a page: the originals are settled now.
     Replayed { run: Running, from: PeerId, to: PeerId, moved: Vec<SettleDetail> },
+    /// The note of a purged page.
+    Purged { run: Running },
     /// The end of a job, before its time if there is a reason.
     Over { job: Job, why: String },
 }
@@ -185,7 +187,8 @@ impl Router {
             after,
             through: job.through,
             messages_max,
-            bytes_max: PAGE_BYTES,
+            // The copies have to fit a batch.
+            bytes_max: PAGE_BYTES.min(self.journal.caps().batch_bytes_max / 4),
         }
     }
 
@@ -238,12 +241,18 @@ impl Router {
             }
             Work::Purge => {
                 self.purge_parked(&job, &chosen);
-                // One that is not noted is noted with the next; a crash only counts too few.
+                // One that is not noted is noted with the next; a crash only counts too few. The next
+                // page waits for the disk: settles are not bounded by themselves.
                 let messages = self.jobs.stands.get(&run.number).map_or(0, |stand| stand.messages);
                 let number = run.number;
                 let note = AdminEvent::JobNoted { number, messages, copies: None };
-                let _ = self.append_state(&StateEvent::Admin(note));
-                self.job_goes_on(run, &job, ctx);
+                match self.append_state(&StateEvent::Admin(note)) {
+                    Ok(_) => self.once_durable(Outcome::OfJob(Box::new(Step::Purged { run }))),
+                    Err(why) => {
+                        self.job_waits(number, why.to_string());
+                        Self::job_later(run, RETRY, ctx);
+                    }
+                }
             }
         }
     }
@@ -282,6 +291,11 @@ impl Router {
                 if let Some(stand) = self.jobs.stands.get_mut(&run.number) {
                     stand.messages += count;
                 }
+                if let Some(job) = self.job_under_way(run.number).cloned() {
+                    self.job_goes_on(run, &job, ctx);
+                }
+            }
+            Step::Purged { run } => {
                 if let Some(job) = self.job_under_way(run.number).cloned() {
                     self.job_goes_on(run, &job, ctx);
                 }
