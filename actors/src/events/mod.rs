@@ -216,9 +216,9 @@ events! {
         => "Nothing."
     INFO peer_forgotten(peer: &str);
 
-    "An operator deleted messages that waited or were parked for a peer. Each keeps a ledger record."
+    "An operator deleted messages that waited or were parked for a peer. Each keeps a ledger record; `reason` says why it ended early, if so."
         => "Nothing, if it was meant."
-    WARN messages_purged(peer: &str, messages: u64, by: &str);
+    WARN messages_purged(peer: &str, messages: u64, reason: Option<&str>, by: &str);
 
     "An operator has begun to delete parked messages, or a restart goes on with it; `messages` is how many it had done before."
         => "Nothing, if it was meant; `restante peer cancel` ends it."

@@ -281,7 +281,7 @@ impl Router {
         let peer = registry.label(disposal.id);
         match destination {
             Destination::Purge => {
-                events::messages_purged(&peer, disposal.messages, &disposal.by);
+                events::messages_purged(&peer, disposal.messages, None, &disposal.by);
             }
             Destination::Peer(to) => {
                 events::handover_done(&peer, &registry.label(to), disposal.messages);

@@ -23,7 +23,7 @@ use restante_protocol::record::{
     Outcome as End, RecordKind, SettleDetail, SettleRecord, put_record,
 };
 use restante_protocol::refusal::Refusal;
-use restante_protocol::registry::{AdminEvent, Disposition};
+use restante_protocol::registry::AdminEvent;
 use restante_protocol::state::StateEvent;
 use restante_protocol::time::WallMillis;
 use std::collections::{HashMap, VecDeque};
@@ -179,11 +179,9 @@ impl Router {
     }
 
     fn look(&self, job: &Job, after: MessageNumber, messages_max: usize) -> Look {
-        let removed = self.state.registry.removed(job.peer);
-        let removed = removed.filter(|removed| removed.disposition == Disposition::Park);
         Look {
             peer: job.peer,
-            removed_at: removed.map(|removed| removed.at),
+            removed_at: self.state.registry.parked_since(job.peer),
             after,
             through: job.through,
             messages_max,
@@ -347,9 +345,10 @@ impl Router {
             self.building.copy_to(to, id, &aside.stored);
         }
         self.gather_copies(to);
-        if self.append_building().is_none() {
+        let Some(begins) = self.append_building() else {
             return Err((run, "the journal takes nothing now".to_owned()));
-        }
+        };
+        debug_assert_eq!(begins + 1, first, "the note stands before its copies");
         if let Err(why) = self.state.apply(&note) {
             // What it follows from was looked up in this very turn.
             events::journal_finding(&format!("a note of a replay: {why}"));
@@ -413,12 +412,12 @@ impl Router {
         status.ended = Some(WallMillis(clock::wall_ms()));
         why.clone_into(&mut status.why);
         let by = &job.by;
+        let why = Some(why).filter(|why| !why.is_empty());
         match &status.to {
             Some(to) => {
-                let why = Some(why).filter(|why| !why.is_empty());
                 events::peer_replay_ended(&status.peer, to, status.messages, why, by);
             }
-            None => events::messages_purged(&status.peer, status.messages, by),
+            None => events::messages_purged(&status.peer, status.messages, why, by),
         }
         self.jobs.ended.retain(|(peer, _)| *peer != job.peer);
         self.jobs.ended.push_back((job.peer, status));

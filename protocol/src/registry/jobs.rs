@@ -1,6 +1,6 @@
 //! Jobs over a peer's messages: which there are, and which may begin.
 
-use super::{AdminEvent, Disposition, Found, Peer, Registry};
+use super::{AdminEvent, Found, Peer, Registry};
 use crate::admin::AdminDone;
 use crate::id::PeerId;
 use crate::job::{Copies, Job, Work};
@@ -87,11 +87,12 @@ impl Registry {
             let detail = format!("'{name}' is at version {}, expected {expected}", peer.version);
             return Err(Refusal::new(Code::VersionConflict, detail));
         }
+        // What an earlier removal could not purge or hand over has stayed, and is parked like the rest.
         if let Found::Removed(removed) = found
-            && removed.disposition != Disposition::Park
+            && !removed.disposition.is_done()
         {
-            let detail = format!("what waited for '{name}' was purged or handed over");
-            return Err(Refusal::new(Code::NotFound, detail));
+            let detail = format!("what waits for '{name}' is being purged or handed over");
+            return Err(Refusal::new(Code::JobUnderWay, detail));
         }
         if let Some(job) = self.job_of(peer.id) {
             let detail = format!("job {} of {} is under way for '{name}'", job.number, job.by);

@@ -25,7 +25,12 @@ fn set(text: &str, settings: PeerPatch) -> AdminCommand {
 }
 
 fn carry_out(registry: &mut Registry, command: &AdminCommand) -> AdminDone {
-    let event = registry.check(command, NOW, BY, |_| 0).unwrap();
+    carry_out_with(registry, command, 0)
+}
+
+/// While so many messages wait for its peer.
+fn carry_out_with(registry: &mut Registry, command: &AdminCommand, waiting: u64) -> AdminDone {
+    let event = registry.check(command, NOW, BY, |_| waiting).unwrap();
     registry.apply(&event).unwrap()
 }
 
@@ -402,9 +407,21 @@ fn a_job_that_cannot_be_is_refused() {
     assert_eq!(refused(&registry, &purge("a", None, Some(vec![0; 256]))), Code::TooLarge);
     assert_eq!(refused(&registry, &purge("a", Some(2), None)), Code::VersionConflict);
     carry_out(&mut registry, &remove("a", Some(Waiting::Park)));
-    carry_out(&mut registry, &remove("b", Some(Waiting::Purge)));
+    carry_out_with(&mut registry, &remove("b", Some(Waiting::Purge)), 5);
     assert_eq!(refused(&registry, &replay("a#1", None, None)), Code::NoReceiver);
-    assert_eq!(refused(&registry, &replay("b#2", Some("c"), None)), Code::NotFound);
+    assert_eq!(refused(&registry, &replay("b#2", Some("c"), None)), Code::JobUnderWay);
+    assert!(registry.check(&replay("a#1", Some("c"), None), NOW, BY, |_| 0).is_ok());
+}
+
+#[test]
+fn what_a_hand_over_cut_short_has_left_can_be_replayed_and_purged() {
+    let mut registry = with(&["a", "b", "c"]);
+    carry_out_with(&mut registry, &remove("a", Some(Waiting::HandTo(name("b")))), 5);
+    assert_eq!(refused(&registry, &purge("a#1", None, None)), Code::JobUnderWay);
+    carry_out(&mut registry, &remove("b", Some(Waiting::Park)));
+    registry.apply(&AdminEvent::DispositionDone { id: PeerId(1) }).unwrap();
+    assert!(registry.parked_since(PeerId(1)).is_some(), "what is left counts as parked");
+    assert!(registry.check(&purge("a#1", None, None), NOW, BY, |_| 0).is_ok());
     assert!(registry.check(&replay("a#1", Some("c"), None), NOW, BY, |_| 0).is_ok());
 }
 
