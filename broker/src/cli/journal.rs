@@ -63,7 +63,7 @@ impl From<OpenError> for Failure {
 }
 
 pub(super) fn run(verb: Verb, output: Output) -> Result<(), Failure> {
-    // A log of weeks has thousands of files, and a rehearsed repair holds all of them.
+    // As a node does: a repair opens the directory as one would.
     crate::node::open_files::raise_limit();
     match verb {
         Verb::Check { settings } => {

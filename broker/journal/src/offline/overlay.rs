@@ -1,5 +1,6 @@
 //! A disk on which everything can be tried and nothing happens: reads go through to the disk below,
-//! changes stay in memory and are written down as what would have been done.
+//! changes stay in memory and are written down as what would have been done. Below no more than one
+//! file is open, however many there are: a log of weeks has more than a process may have open.
 
 use super::super::storage::{Disk, DiskFile};
 use parking_lot::Mutex;
@@ -9,13 +10,37 @@ use std::sync::Arc;
 
 /// See the module. Holds in memory what is written, which for a repair is indexes and a few headers.
 pub(super) struct Overlay {
-    below: Arc<dyn Disk>,
+    below: Arc<Below>,
     names: Mutex<Names>,
+}
+
+/// The disk that is looked at, with the file that was read last.
+struct Below {
+    disk: Arc<dyn Disk>,
+    last: Mutex<Option<(String, Arc<dyn DiskFile>)>>,
+}
+
+impl Below {
+    /// A file of the disk, open: the same as before if it is the same, as whoever reads a file mostly
+    /// reads on in it.
+    fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let mut last = self.last.lock();
+        if let Some((name, file)) = &*last
+            && name == path
+        {
+            return Ok(Arc::clone(file));
+        }
+        // Closed before another is opened.
+        *last = None;
+        let file = self.disk.open(path)?;
+        *last = Some((path.to_owned(), Arc::clone(&file)));
+        Ok(file)
+    }
 }
 
 #[derive(Default)]
 struct Names {
-    /// Files that were created here, or are named here what they are not named below.
+    /// Files that were opened or created here, by the name that they have here.
     files: BTreeMap<String, Arc<dyn DiskFile>>,
     /// Names that are gone.
     gone: BTreeSet<String>,
@@ -24,6 +49,7 @@ struct Names {
 
 impl Overlay {
     pub(super) fn new(below: Arc<dyn Disk>) -> Overlay {
+        let below = Arc::new(Below { disk: below, last: Mutex::default() });
         Overlay { below, names: Mutex::default() }
     }
 
@@ -40,19 +66,24 @@ impl Overlay {
         if names.gone.contains(path) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        let below = self.below.open(path)?;
-        let length = below.length()?;
-        let state = FileState { below: Some((below, length)), length, writes: Vec::new() };
-        let file: Arc<dyn DiskFile> = Arc::new(OverlayFile(Mutex::new(state)));
+        let length = self.below.open(path)?.length()?;
+        let file = self.file(FileState {
+            below: Some((path.to_owned(), length)),
+            length,
+            writes: Vec::new(),
+        });
         names.files.insert(path.to_owned(), Arc::clone(&file));
         Ok(file)
+    }
+
+    fn file(&self, state: FileState) -> Arc<dyn DiskFile> {
+        Arc::new(OverlayFile { disk: Arc::clone(&self.below), state: Mutex::new(state) })
     }
 }
 
 impl Disk for Overlay {
     fn create(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let state = FileState { below: None, length: 0, writes: Vec::new() };
-        let file: Arc<dyn DiskFile> = Arc::new(OverlayFile(Mutex::new(state)));
+        let file = self.file(FileState { below: None, length: 0, writes: Vec::new() });
         let mut names = self.names.lock();
         names.files.insert(path.to_owned(), Arc::clone(&file));
         names.gone.remove(path);
@@ -88,7 +119,7 @@ impl Disk for Overlay {
         let names = self.names.lock();
         let path =
             |name: &str| if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") };
-        let mut inside: BTreeSet<String> = match self.below.list(dir) {
+        let mut inside: BTreeSet<String> = match self.below.disk.list(dir) {
             Ok(below) => {
                 below.into_iter().filter(|name| !names.gone.contains(&path(name))).collect()
             }
@@ -116,19 +147,22 @@ impl Disk for Overlay {
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
-        self.below.free_bytes()
+        self.below.disk.free_bytes()
     }
 
     fn describe(&self, path: &str) -> String {
-        self.below.describe(path)
+        self.below.disk.describe(path)
     }
 }
 
-struct OverlayFile(Mutex<FileState>);
+struct OverlayFile {
+    disk: Arc<Below>,
+    state: Mutex<FileState>,
+}
 
 struct FileState {
-    /// The file below, and how much of it shows.
-    below: Option<(Arc<dyn DiskFile>, u64)>,
+    /// The name of the file below, and how much of it shows.
+    below: Option<(String, u64)>,
     length: u64,
     /// In order.
     writes: Vec<(u64, Vec<u8>)>,
@@ -136,31 +170,33 @@ struct FileState {
 
 impl DiskFile for OverlayFile {
     fn length(&self) -> io::Result<u64> {
-        Ok(self.0.lock().length)
+        Ok(self.state.lock().length)
     }
 
     fn allocate(&self, bytes: u64) -> io::Result<()> {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.length = state.length.max(bytes);
         Ok(())
     }
 
     fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         let data: Vec<u8> = bufs.iter().flat_map(|buf| buf.iter().copied()).collect();
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.length = state.length.max(offset + data.len() as u64);
         state.writes.push((offset, data));
         Ok(())
     }
 
     fn read_at(&self, offset: u64, len: usize, into: &mut Vec<u8>) -> io::Result<usize> {
-        let state = self.0.lock();
+        let state = self.state.lock();
         let to = state.length.min(offset.saturating_add(len as u64));
         let len = to.saturating_sub(offset) as usize;
         let mut bytes = Vec::with_capacity(len);
         if let Some((below, shown)) = &state.below {
             let wanted = shown.min(&to).saturating_sub(offset) as usize;
-            below.read_at(offset, wanted, &mut bytes)?;
+            if wanted > 0 {
+                self.disk.open(below)?.read_at(offset, wanted, &mut bytes)?;
+            }
         }
         bytes.resize(len, 0);
         for (at, data) in &state.writes {
@@ -180,7 +216,7 @@ impl DiskFile for OverlayFile {
     }
 
     fn truncate(&self, len: u64) -> io::Result<()> {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.length = len;
         if let Some((_, shown)) = &mut state.below {
             *shown = (*shown).min(len);

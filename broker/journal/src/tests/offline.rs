@@ -219,6 +219,18 @@ fn a_dry_run_says_what_a_repair_then_does() {
     }
 }
 
+/// A log of weeks has more files than a process may have open.
+#[test]
+fn a_dry_run_has_few_files_open_however_many_there_are() {
+    let disk = Rig::with_history(true).crashed();
+    assert!(names(&disk).len() > 12, "{:?}", names(&disk));
+    let dry = || repair_on(Arc::new(disk.clone()), true, options()).unwrap();
+    let all = dry();
+    disk.open_at_most(6);
+    let few = dry();
+    assert_eq!((few.findings, few.changes), (all.findings, all.changes));
+}
+
 fn contents(disk: &SimDisk) -> BTreeMap<String, Option<Vec<u8>>> {
     let file = |name: String| {
         let name = name.trim_start_matches('/').to_owned();
