@@ -118,7 +118,7 @@ impl FileHeader {
         }
         // The version comes before the checksum: a newer format may sum differently.
         let version = be_u32(&bytes[8..]);
-        if version > FORMAT_VERSION {
+        if version > FORMAT_VERSION && !is_ours_but_for_the_version(bytes) {
             return Err(HeaderError::Newer(version));
         }
         if version != FORMAT_VERSION || crc32c(&bytes[..44]) != be_u32(&bytes[44..]) {
@@ -138,7 +138,16 @@ impl FileHeader {
 /// The version of a file of any kind, by its first bytes, if it is newer than this program.
 pub(super) fn newer_version(bytes: &[u8]) -> Option<u32> {
     let version = bytes.get(8..12).filter(|_| bytes.starts_with(MAGIC)).map(be_u32)?;
-    (version > FORMAT_VERSION).then_some(version)
+    let is_ours = bytes.first_chunk().is_some_and(is_ours_but_for_the_version);
+    (version > FORMAT_VERSION && !is_ours).then_some(version)
+}
+
+/// Whether a header's checksum is right once the version is the present one: then it was that, and bits of
+/// it have changed since. Whoever writes another version sums that.
+fn is_ours_but_for_the_version(header: &[u8; FILE_HEADER_BYTES]) -> bool {
+    let mut ours = *header;
+    ours[8..12].copy_from_slice(&FORMAT_VERSION.to_be_bytes());
+    crc32c(&ours[..44]) == be_u32(&ours[44..])
 }
 
 /// What makes the records of one segment unlike those of every other.
@@ -274,6 +283,14 @@ pub(super) fn be_u64(bytes: &[u8]) -> u64 {
     bytes.first_chunk().map_or(0, |b| u64::from_be_bytes(*b))
 }
 
+/// Makes a file header one of a newer program.
+#[cfg(test)]
+pub(super) fn write_version(bytes: &mut [u8], version: u32) {
+    bytes[8..12].copy_from_slice(&version.to_be_bytes());
+    let crc = crc32c(&bytes[..44]);
+    bytes[44..48].copy_from_slice(&crc.to_be_bytes());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -329,13 +346,17 @@ mod tests {
         assert!(FileHeader::parse(FileKind::Index, &bytes).is_err());
         assert!(FileHeader::parse(FileKind::Segment, &bytes[..47]).is_err());
         let mut newer = bytes;
-        newer[11] = 2;
+        write_version(&mut newer, 2);
         assert_eq!(FileHeader::parse(FileKind::Segment, &newer), Err(HeaderError::Newer(2)));
-        let mut flipped = bytes;
-        flipped[30] ^= 4;
-        assert!(matches!(
-            FileHeader::parse(FileKind::Segment, &flipped),
-            Err(HeaderError::Damaged(_))
-        ));
+        assert_eq!(newer_version(&newer), Some(2));
+        // As it is before anything is known of how it is summed.
+        assert_eq!(newer_version(&newer[..12]), Some(2));
+        for bit in 8 * 8..bytes.len() * 8 {
+            let mut flipped = bytes;
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let parsed = FileHeader::parse(FileKind::Segment, &flipped);
+            assert!(matches!(parsed, Err(HeaderError::Damaged(_))), "bit {bit}: {parsed:?}");
+            assert_eq!(newer_version(&flipped), None, "bit {bit}");
+        }
     }
 }

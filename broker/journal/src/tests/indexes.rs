@@ -23,7 +23,7 @@ fn no_byte_of_an_index_can_keep_a_message_from_its_receiver() {
         (1..=40).map(|number| format!("{:?}", rig.engine.shared.lookup(number))).collect();
     for path in indexes(&rig) {
         let len = disk.bytes_of(&path).unwrap().len();
-        for at in (0..len).step_by(3).filter(|at| !(8..12).contains(at)) {
+        for at in (0..len).step_by(3) {
             let damaged = disk.copy();
             damaged.damage(&path, |bytes| bytes[at] ^= 0x40);
             let reopened =

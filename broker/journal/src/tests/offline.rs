@@ -2,7 +2,7 @@
 
 use super::super::Options;
 use super::super::error::OpenError;
-use super::super::format::{FILE_HEADER_BYTES, FileHeader, FileKind, crc32c};
+use super::super::format::{FILE_HEADER_BYTES, FileHeader, FileKind, crc32c, write_version};
 use super::super::offline::Offline;
 use super::super::offline::check::{Report, Verdict, run};
 use super::super::offline::repair::repair_on;
@@ -255,7 +255,7 @@ fn a_file_of_a_newer_version_is_refused_by_all_and_nothing_is_changed() {
     let history = format!("history/{}", Disk::list(&rig.disk, "history").unwrap()[0]);
     for path in ["lock", "checkpoint", "checkpoint.copy", &segment, &index, &history] {
         let newer = rig.crashed();
-        newer.damage(path, |bytes| bytes[11] = 2);
+        newer.damage(path, |bytes| write_version(bytes, 2));
         // What an opening would remove, set aside or move, the newer file apart.
         newer.create("segments/0000000000ff.new").unwrap();
         newer.create("segments/800000000001.seg").unwrap();

@@ -1,5 +1,6 @@
 //! The journal as the node uses it: on a real disk, with its threads.
 
+use super::super::format::write_version;
 use super::super::recovery::{self, Engine};
 use super::super::storage::RealDisk;
 use super::super::{OpenError, open};
@@ -260,7 +261,7 @@ fn a_directory_that_cannot_be_used_is_refused_by_name() {
     drop(open_one);
     let lock = dir.path().join("lock");
     let mut bytes = std::fs::read(&lock).unwrap();
-    bytes[11] = 9;
+    write_version(&mut bytes, 9);
     std::fs::write(&lock, &bytes).unwrap();
     let error = open(dir.path(), small(65_536)).err().unwrap();
     assert!(matches!(error, OpenError::Newer { version: 9, .. }), "{error}");
