@@ -46,6 +46,20 @@ pub enum OpenError {
         /// The newest version this program knows.
         known: u32,
     },
+    /// A record is sound and says something that this program does not understand: a newer one wrote it.
+    #[error(
+        "{path} at byte {at}: record {number}, of kind {kind}, is sound and not understood; start the version that wrote it, or a newer one"
+    )]
+    NotUnderstood {
+        /// The segment.
+        path: String,
+        /// Where the record begins in it.
+        at: u64,
+        /// The record's number.
+        number: u64,
+        /// The number of its kind.
+        kind: u8,
+    },
     /// A file that cannot be done without is damaged. Nothing has been deleted.
     #[error(
         "{path} is damaged ({detail}); expected an intact file; restore it from a backup, or look at the disk"
@@ -91,6 +105,7 @@ impl OpenError {
             OpenError::ReadOnly { .. } => "read_only",
             OpenError::Foreign { .. } => "foreign",
             OpenError::Newer { .. } => "newer",
+            OpenError::NotUnderstood { .. } => "not_understood",
             OpenError::Damaged { .. } => "damaged",
             OpenError::Full { .. } => "full",
             OpenError::BadOptions { .. } => "bad_options",

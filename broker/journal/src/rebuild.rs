@@ -123,7 +123,9 @@ fn lost_in(flaw: &Flaw, sealed: Sealed) -> Option<Range<MessageNumber>> {
             let at_end = from == to_number && to >= sealed.data_end;
             Some(from..if at_end { sealed.next } else { to_number })
         }
-        FlawKind::Strange { number, .. } => Some(number..number + 1),
+        FlawKind::Strange { number, .. } | FlawKind::Misplaced { number } => {
+            Some(number..number + 1)
+        }
         // Its receivers are known; it is found when it is read.
         FlawKind::BadPayload(_) => None,
     }

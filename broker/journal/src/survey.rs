@@ -8,8 +8,11 @@ use super::state::Stage;
 use super::storage::DiskFile;
 use restante_actors::journal::BatchRecord;
 use restante_protocol::id::{MessageNumber, NUMBER_BITS};
-use restante_protocol::record::{MessageRecord, ParkRecord, RecordKind, SettleRecord};
+use restante_protocol::record::{
+    MESSAGE_FIXED_BYTES, MessageRecord, ParkRecord, RecordKind, SettleRecord,
+};
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// What a segment was found to hold.
@@ -43,8 +46,10 @@ pub(super) enum FlawKind {
     Hole { to: u64, first: MessageNumber, next: MessageNumber },
     /// A message whose payload does not match its checksum.
     BadPayload(MessageNumber),
-    /// A sound record that this program does not understand, or not in this place.
+    /// A sound record that this program does not understand.
     Strange { number: MessageNumber, kind: u8 },
+    /// A sound record whose number does not belong in this place.
+    Misplaced { number: MessageNumber },
 }
 
 /// One record as it is passed by.
@@ -109,7 +114,7 @@ impl Survey {
         if header.flags & FLAG_FIRST != 0 {
             self.synced = self.synced.max(header.number);
         }
-        if header.kind == KIND_MARK {
+        if is_mark(&header) {
             return;
         }
         if self.first == 0 {
@@ -117,25 +122,16 @@ impl Survey {
         }
         let relative = header.number.checked_sub(self.first).and_then(|n| u32::try_from(n).ok());
         let Some(relative) = relative.filter(|_| header.number >= self.next) else {
-            let what = FlawKind::Strange { number: header.number, kind: header.kind };
+            let what = FlawKind::Misplaced { number: header.number };
             return self.flaws.push(Flaw { at, what });
         };
         self.next = header.number + 1;
         self.records += 1;
-        let kind = RecordKind::from_number(header.kind);
         if bad_payload {
             let what = FlawKind::BadPayload(header.number);
             self.flaws.push(Flaw { at, what });
         }
-        let understood = match kind {
-            Some(RecordKind::Message) => MessageRecord::parse(body).is_some(),
-            Some(RecordKind::Settle) => SettleRecord::parse(body).is_some(),
-            Some(RecordKind::Park) => ParkRecord::parse(body).is_some(),
-            Some(RecordKind::Epoch) => body.len() == 4,
-            Some(_) => true,
-            None => false,
-        };
-        let Some(kind) = kind.filter(|_| understood) else {
+        let Some(kind) = understand(&header, body) else {
             let what = FlawKind::Strange { number: header.number, kind: header.kind };
             return self.flaws.push(Flaw { at, what });
         };
@@ -149,3 +145,32 @@ impl Survey {
         stage.note(&record, u64::from(relative), at, body);
     }
 }
+
+/// Whether a record is a mark, and as this program writes them.
+pub(super) fn is_mark(header: &RecordHeader) -> bool {
+    header.kind == KIND_MARK && header.flags & !FLAG_FIRST == 0 && header.length == 0
+}
+
+/// The kind of a sound record, if this program understands all of it. What a newer one writes may have
+/// another kind or flag, or one that is known may say something that is not.
+pub(super) fn understand(header: &RecordHeader, body: &[u8]) -> Option<RecordKind> {
+    let kind = RecordKind::from_number(header.kind).filter(|_| header.flags & !FLAG_FIRST == 0)?;
+    let is_understood = match kind {
+        RecordKind::Message => {
+            MessageRecord::parse(body).is_some()
+                && body.get(MESSAGE_ZERO).is_some_and(|zero| zero == [0; 2])
+        }
+        RecordKind::Settle => SettleRecord::parse(body).is_some(),
+        RecordKind::Park => ParkRecord::parse(body).is_some(),
+        // What it says is for the application to understand.
+        RecordKind::Admin => true,
+        RecordKind::Epoch => body.len() == size_of::<u32>(),
+        RecordKind::Close => body.len() == size_of::<u64>(),
+        // Reserved; nothing writes it yet.
+        RecordKind::Reference => false,
+    };
+    is_understood.then_some(kind)
+}
+
+/// Where a message has zeroes as yet.
+const MESSAGE_ZERO: Range<usize> = MESSAGE_FIXED_BYTES - 2..MESSAGE_FIXED_BYTES;

@@ -276,6 +276,8 @@ struct RecordLine<'a> {
     reason: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     value: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind_number: Option<u8>,
 }
 
 fn record_text(record: &Record, names: &Names, output: Output) -> Result<String, Failure> {
@@ -298,6 +300,7 @@ fn record_text(record: &Record, names: &Names, output: Output) -> Result<String,
         message: None,
         reason: None,
         value: None,
+        kind_number: None,
     };
     match &record.says {
         Says::Message { id, receivers, key, payload_bytes, sound } => {
@@ -319,6 +322,10 @@ fn record_text(record: &Record, names: &Names, output: Output) -> Result<String,
             line.reason = Some(reason);
         }
         Says::Number(value) => line.value = Some(*value),
+        Says::NotUnderstood { kind } => {
+            line.kind_number = Some(*kind);
+            line.reason = Some("a newer version wrote it, and this one does not understand it");
+        }
         Says::Nothing => {}
     }
     let json = Output::json_line(&line)?;

@@ -112,6 +112,7 @@ pub(crate) fn run(offline: &Offline) -> Result<Report, OpenError> {
         snapshot: None,
         before: None,
         gaps: false,
+        refused: false,
     };
     if let Some(flaw) = &offline.lock_flaw {
         check.problem("lock", None, format!("{flaw}; the segments know whose they are"));
@@ -129,6 +130,8 @@ struct Check<'a> {
     /// The last segment so far that has records: its place in the report and one past its last number.
     before: Option<(usize, MessageNumber)>,
     gaps: bool,
+    /// Whether there is a record that an opening reads and does not understand.
+    refused: bool,
 }
 
 impl Check<'_> {
@@ -197,8 +200,9 @@ impl Check<'_> {
         }
         self.report.next = self.before.map_or(1, |(_, next)| next);
         let first = self.report.files.iter().find_map(|file| Some(file.numbers?.0)).unwrap_or(1);
-        self.report.usable = self.snapshot.is_some() || (first <= 1 && !self.gaps);
-        if !self.report.usable {
+        let is_known = self.snapshot.is_some() || (first <= 1 && !self.gaps);
+        self.report.usable = is_known && !self.refused;
+        if !is_known {
             let what = "there is no sound checkpoint, and the log does not go back to its beginning: \
                         a node does not start from this; restore a backup";
             self.problem("checkpoint", None, what.to_owned());
@@ -328,7 +332,16 @@ impl Check<'_> {
                     ("a payload does not match its checksum".to_owned(), (*number, *number), true)
                 }
                 FlawKind::Strange { number, kind } => {
-                    (format!("a record of kind {kind} is not understood"), (*number, *number), true)
+                    // An opening reads what the checkpoint does not cover, and what has no index.
+                    let covered = index.as_ref().is_some_and(|index| index.facts.next <= position);
+                    self.refused |= !covered;
+                    let what = format!(
+                        "a record of kind {kind} is sound and not understood: a newer version wrote it"
+                    );
+                    (what, (*number, *number), true)
+                }
+                FlawKind::Misplaced { number } => {
+                    ("a record does not belong in this place".to_owned(), (*number, *number), true)
                 }
             };
             line.verdict = Verdict::Damaged;

@@ -3,7 +3,7 @@
 use super::super::error::OpenError;
 use super::super::format::{KIND_MARK, Seed};
 use super::super::shared::Shared;
-use super::super::survey::{FlawKind, Passed, survey};
+use super::super::survey::{FlawKind, Passed, is_mark, survey, understand};
 use super::Offline;
 use restante_protocol::id::{MessageId, MessageNumber, NodeTag, PeerId};
 use restante_protocol::message::Body;
@@ -77,13 +77,28 @@ pub enum Says {
     },
     /// A number: an epoch, a time.
     Number(u64),
+    /// Something that this program does not understand: a newer one wrote it.
+    NotUnderstood {
+        /// The number of its kind.
+        kind: u8,
+    },
     /// Nothing that can be told here.
     Nothing,
 }
 
 /// The words for the kinds of records.
-pub const KINDS: &[&str] =
-    &["message", "settle", "park", "admin", "epoch", "close", "reference", "mark", "damaged"];
+pub const KINDS: &[&str] = &[
+    "message",
+    "settle",
+    "park",
+    "admin",
+    "epoch",
+    "close",
+    "reference",
+    "mark",
+    "damaged",
+    "unknown",
+];
 
 /// Hands every record of `dir` that passes the filter to `each`, in the order of the log, until it
 /// says stop.
@@ -93,9 +108,17 @@ pub const KINDS: &[&str] =
 pub fn dump(
     dir: &Path,
     filter: &Filter,
+    each: impl FnMut(&Record) -> bool,
+) -> Result<(), OpenError> {
+    dump_on(&Offline::read_only(dir)?, filter, each)
+}
+
+/// See [`dump`].
+pub(crate) fn dump_on(
+    offline: &Offline,
+    filter: &Filter,
     mut each: impl FnMut(&Record) -> bool,
 ) -> Result<(), OpenError> {
-    let offline = Offline::read_only(dir)?;
     let (ids, _) = offline.ids("segments", "seg")?;
     let mut goes_on = true;
     for id in ids {
@@ -129,7 +152,7 @@ impl Filter {
         let concerns = |peer: PeerId| match &record.says {
             Says::Message { receivers, .. } => receivers.contains(&peer),
             Says::Settle { peer: of, .. } | Says::Park { peer: of, .. } => *of == peer,
-            Says::Number(_) | Says::Nothing => false,
+            Says::Number(_) | Says::NotUnderstood { .. } | Says::Nothing => false,
         };
         self.numbers.contains(&record.number)
             && self.kind.as_ref().is_none_or(|kind| kind == record.kind)
@@ -165,7 +188,11 @@ fn record(node: NodeTag, segment: u64, passed: &Passed<'_>) -> Record {
         }
         _ => None,
     };
-    let says = says.unwrap_or(Says::Nothing);
+    let is_understood = is_mark(&header) || understand(&header, body).is_some();
+    let says = match is_understood {
+        true => says.unwrap_or(Says::Nothing),
+        false => Says::NotUnderstood { kind: header.kind },
+    };
     let kind = match kind {
         Some(kind) => KINDS.get(kind as usize - 1).copied().unwrap_or("unknown"),
         None if header.kind == KIND_MARK => "mark",

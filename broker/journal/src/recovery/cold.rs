@@ -6,6 +6,7 @@
 //! or else the checkpoint says how much was open for whom.
 
 use super::super::checkpoint::{PeerNote, Snapshot};
+use super::super::error::OpenError;
 use super::super::format::Seed;
 use super::super::index::SegmentIndex;
 use super::super::rebuild::{named_by, take_over};
@@ -13,6 +14,7 @@ use super::super::segment::{FIRST_RECORD_AT, Found, Walk};
 use super::super::shared::Shared;
 use super::super::state::Stage;
 use super::super::storage::{Disk, DiskFile};
+use super::super::survey::understand;
 use super::Owner;
 use super::aside::keep_aside;
 use super::inventory::FoundSegment;
@@ -34,6 +36,9 @@ pub(super) fn scan_cold(
 ) -> io::Result<()> {
     for found in cold.iter().filter(|found| found.directory.is_none()) {
         let (mut scanned, holes) = read_through(disk, owner, found, tail)?;
+        if tail.refusal.is_some() {
+            return Ok(());
+        }
         name_holes(disk, snapshot, found, &mut scanned.index, &holes, tail);
         tail.segments.push(scanned);
     }
@@ -134,6 +139,12 @@ fn read_through(
                 continue;
             }
         };
+        let number = header.number;
+        if understand(&header, walk.body(&header)) != Some(RecordKind::Message) {
+            let (path, kind) = (disk.describe(&path), header.kind);
+            tail.refusal = Some(OpenError::NotUnderstood { path, at, number, kind });
+            break;
+        }
         let record = BatchRecord {
             kind: RecordKind::Message,
             offset: 0,
@@ -141,8 +152,8 @@ fn read_through(
             payload_at: u32::from(header.payload_at),
         };
         let body = walk.body(&header);
-        stage.note(&record, header.number - found.first, at, body);
-        next = header.number + 1;
+        stage.note(&record, number - found.first, at, body);
+        next = number + 1;
         walk.step(&header);
     }
     if let Some(facts) = found.facts.filter(|facts| walk.at < facts.data_end && next < facts.next) {

@@ -112,6 +112,9 @@ pub(super) fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Engine, Open
             scanned => break scanned.map_err(io("segments"))?,
         }
     };
+    if let Some(refusal) = tail.refusal {
+        return Err(refusal);
+    }
     checkpoints.check(&*disk, first, !tail.gaps.is_empty())?;
     inventory.findings.extend(checkpoints.mend(&*disk).map_err(io(""))?);
     let epoch = owner.epoch.max(tail.epoch) + 1;
@@ -169,6 +172,9 @@ fn read_log(
     inventory: &mut Inventory,
 ) -> io::Result<scan::Tail> {
     let mut tail = scan::scan(disk, owner, snapshot, inventory)?;
+    if tail.refusal.is_some() {
+        return Ok(tail);
+    }
     if let Err(error) = cold::scan_cold(&**disk, owner, snapshot, &inventory.cold, &mut tail) {
         inventory.findings.append(&mut tail.findings);
         return Err(error);

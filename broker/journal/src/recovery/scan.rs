@@ -2,7 +2,8 @@
 //! what its end is.
 
 use super::super::checkpoint::Snapshot;
-use super::super::format::{FLAG_FIRST, KIND_MARK, RecordHeader, Seed, be_u32, record_bytes};
+use super::super::error::OpenError;
+use super::super::format::{FLAG_FIRST, RecordHeader, Seed, be_u32, record_bytes};
 use super::super::index::SegmentIndex;
 use super::super::rebuild::named_by;
 use super::super::segment::{FIRST_RECORD_AT, Found, Walk};
@@ -10,6 +11,7 @@ use super::super::shared::Shared;
 use super::super::state::Stage;
 use super::super::storage::around::Around;
 use super::super::storage::{Disk, DiskFile};
+use super::super::survey::{is_mark, understand};
 use super::Owner;
 use super::aside::keep_aside;
 use super::inventory::{FoundSegment, Inventory, open_in};
@@ -38,6 +40,9 @@ pub(super) struct Tail {
     pub(super) damage: Vec<Damage>,
     /// Numbers that should be there and are not, between two segments: first, and one past the last.
     pub(super) gaps: Vec<(MessageNumber, MessageNumber)>,
+    /// Why the journal is not to be opened, if so: a sound record is not understood. The rest is what was
+    /// read before it.
+    pub(super) refusal: Option<OpenError>,
 }
 
 /// A segment that was read through.
@@ -109,6 +114,9 @@ fn scan_into(
         }
         let mut scan = Scan::new(disk, owner, snapshot, found, following)?;
         scan.run(tail)?;
+        if tail.refusal.is_some() {
+            return Ok(());
+        }
         emptied.extend(scan.finish(snapshot, tail)?);
         next = next.max(tail.next);
     }
@@ -186,7 +194,11 @@ impl<'a> Scan<'a> {
     fn run(&mut self, tail: &mut Tail) -> io::Result<()> {
         loop {
             match self.walk.look()? {
-                Found::Record(header) if self.is_next(&header) => self.take(&header, tail),
+                Found::Record(header) if self.is_next(&header) => {
+                    if !self.take(&header, tail) {
+                        return Ok(());
+                    }
+                }
                 Found::BadPayload(header)
                     if self.is_next(&header)
                         && header.kind == RecordKind::Message as u8
@@ -198,7 +210,9 @@ impl<'a> Scan<'a> {
                         header.number
                     ));
                     tail.damage.push(self.bad_payload(&header));
-                    self.take(&header, tail);
+                    if !self.take(&header, tail) {
+                        return Ok(());
+                    }
                 }
                 _ => {
                     if !self.pass_damage(tail)? {
@@ -213,32 +227,37 @@ impl<'a> Scan<'a> {
         header.number == self.expected
     }
 
-    /// Takes over an intact record.
-    fn take(&mut self, header: &RecordHeader, tail: &mut Tail) {
-        if header.flags & FLAG_FIRST != 0 {
-            self.synced = self.synced.max(header.number);
-            self.unsure_from = self.walk.at;
-        }
-        if header.kind != KIND_MARK {
-            let offset = self.walk.at;
+    /// Takes over an intact record. One that is not understood is left where it is, and with it all of the
+    /// log: says whether it was.
+    fn take(&mut self, header: &RecordHeader, tail: &mut Tail) -> bool {
+        let (offset, number) = (self.walk.at, header.number);
+        if !is_mark(header) {
             let body = self.walk.body(header);
-            let number = header.number;
-            if let Some(kind) = kind_of(header.kind) {
-                let record = BatchRecord {
-                    kind,
-                    offset: 0,
-                    body_len: header.length,
-                    payload_at: u32::from(header.payload_at),
-                };
-                self.stage.note(&record, number - self.found.first, offset, body);
-                if number >= self.position {
-                    tail.replay(kind, number, body);
-                }
+            let Some(kind) = understand(header, body) else {
+                let path = self.disk.describe(&Shared::segment_path(self.found.id));
+                let (at, kind) = (offset, header.kind);
+                tail.refusal = Some(OpenError::NotUnderstood { path, at, number, kind });
+                return false;
+            };
+            let record = BatchRecord {
+                kind,
+                offset: 0,
+                body_len: header.length,
+                payload_at: u32::from(header.payload_at),
+            };
+            self.stage.note(&record, number - self.found.first, offset, body);
+            if number >= self.position {
+                tail.replay(kind, number, body);
             }
             self.expected = number + 1;
         }
+        if header.flags & FLAG_FIRST != 0 {
+            self.synced = self.synced.max(number);
+            self.unsure_from = offset;
+        }
         self.walk.step(header);
         self.data_end = self.walk.at;
+        true
     }
 
     /// Whether a record is known to have been synced: by what is known already, or by what follows it.
@@ -460,6 +479,7 @@ impl Tail {
             }
             RecordKind::Admin => self.admin.push(Bytes::copy_from_slice(body)),
             RecordKind::Epoch => self.epoch = self.epoch.max(be_u32(body)),
+            // There is no reference that is understood.
             RecordKind::Close | RecordKind::Reference => {}
         }
     }
@@ -485,11 +505,4 @@ impl Tail {
             accepted_ms: message.accepted_ms,
         });
     }
-}
-
-fn kind_of(kind: u8) -> Option<RecordKind> {
-    use RecordKind::{Admin, Close, Epoch, Message, Park, Reference, Settle};
-    [Message, Settle, Park, Admin, Epoch, Close, Reference]
-        .into_iter()
-        .find(|known| *known as u8 == kind)
 }

@@ -1,12 +1,13 @@
 //! A compacted message is a message like any other; and room is given back whoever stays away.
 
-use super::super::Options;
 use super::super::format::{SEGMENT_HEADER_BYTES, is_cold, record_bytes};
 use super::super::recovery::Engine;
 use super::super::shared::Shared;
 use super::super::storage::Disk;
 use super::super::storage::sim::{Dice, Fault, Ill, SimDisk};
+use super::super::{OpenError, Options};
 use super::model::World;
+use super::strange::change_record;
 use super::{A, B, batch_of, small};
 use restante_actors::journal::{Ended, Lane, Read, Settle};
 use restante_protocol::id::{MessageNumber, PeerId};
@@ -401,6 +402,13 @@ fn a_cold_segment_without_its_index_is_read_through_and_damage_in_it_is_named() 
     reopen(&mut world, disk.copy());
     assert_eq!(lane(&world, B, Lane::Open), waiting);
     assert_eq!(cold_segments(&world), cold.len());
+
+    let strange = disk.copy();
+    strange.damage(&Shared::segment_path(cold[0]), |bytes| {
+        change_record(bytes, cold[0], SEGMENT_HEADER_BYTES as usize, |header, _| header.kind = 9);
+    });
+    let refused = World::new(strange, options()).err();
+    assert!(matches!(refused, Some(OpenError::NotUnderstood { kind: 9, .. })), "{refused:?}");
 
     // The second record's checksum.
     let at = SEGMENT_HEADER_BYTES as usize + record_bytes(MESSAGE_FIXED_BYTES + 4 + 100) + 4;

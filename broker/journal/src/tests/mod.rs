@@ -23,6 +23,7 @@ mod rig;
 mod settles;
 mod sick;
 mod stalled;
+mod strange;
 mod stress;
 mod threads;
 mod tight;
