@@ -66,6 +66,7 @@ impl SegmentedLog {
     fn stop(&self) {
         let mut threads = self.threads.lock();
         self.shared.close();
+        self.shared.end_answers();
         join(threads.writer.take());
         self.shared.close_keeper();
         join(threads.keeper.take());

@@ -58,10 +58,13 @@ pub(super) enum Question {
     Close,
 }
 
-/// The thread: answers questions one after the other. Where a record is no longer kept, an answer takes
+/// The thread: answers questions one after the other, until there are no answers any more. Where a record is no longer kept, an answer takes
 /// a look at every file behind its message: no page of a backlog waits for that.
 pub(super) fn run(shared: &Shared, questions: &Receiver<Question>) {
     while let Ok(question) = questions.recv() {
+        if shared.has_ended_answers() {
+            return;
+        }
         match question {
             // Nobody waits for it any more, and others may wait behind it.
             Question::Lookup(_, answer) if answer.is_closed() => {}

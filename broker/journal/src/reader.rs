@@ -36,11 +36,15 @@ pub(super) enum Request {
     Close,
 }
 
-/// The thread: answers questions one after the other.
+/// The thread: answers questions one after the other, until there are no answers any more.
 pub(super) fn run(shared: &Shared, requests: &Receiver<Request>) {
     while let Ok(request) = requests.recv() {
-        // An answer no one waits for any more is dropped.
+        if shared.has_ended_answers() {
+            return;
+        }
         match request {
+            // Nobody waits for it any more.
+            Request::Next(_, answer) if answer.is_closed() => {}
             Request::Next(read, answer) => drop(answer.send(shared.next(read))),
             Request::Close => return,
         }

@@ -67,6 +67,12 @@ pub(super) struct Shared {
     pub(super) checkpoint_bytes: AtomicU64,
     /// Number of the last settle or park that was queued.
     pub(super) last_lazy: AtomicU64,
+    /// Settles and parks that the state may know of already and that are not queued yet.
+    pub(super) lazy_under_way: AtomicU64,
+    /// Nothing has been written for a while.
+    pub(super) rests: AtomicBool,
+    /// Nobody who asks is answered any more: the journal is being closed.
+    closing: AtomicBool,
 }
 
 const OPEN: u8 = 0;
@@ -181,6 +187,9 @@ impl Shared {
             since_checkpoint: AtomicU64::new(0),
             checkpoint_bytes: AtomicU64::new(0),
             last_lazy: AtomicU64::new(0),
+            lazy_under_way: AtomicU64::new(0),
+            rests: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
         }
     }
 
@@ -201,6 +210,17 @@ impl Shared {
     /// Lets another process, or this one again, open the journal. Nothing is written after this.
     pub(super) fn unlock(&self) {
         *self.lock.lock() = None;
+    }
+
+    /// Lets questions that wait for an answer go without one: however many there are, no closing waits
+    /// for them.
+    pub(super) fn end_answers(&self) {
+        self.closing.store(true, Ordering::Release);
+    }
+
+    /// Whether questions get no answers any more.
+    pub(super) fn has_ended_answers(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
     }
 
     /// Has the keeper end after a last look around.
