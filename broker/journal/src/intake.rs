@@ -156,11 +156,19 @@ impl Shared {
         if self.is_dead() {
             return;
         }
+        let _under_way = self.lazy_under_way();
         let emptied = self.state.lock().settle(&mut settle.record, &settle.numbers);
         if emptied {
             self.wake_keeper();
         }
         self.push_settle(&settle.record);
+    }
+
+    /// Says, until it is dropped, that the state may know of something of which there is no record yet.
+    /// A look-up in between must not take the record for lost.
+    fn lazy_under_way(&self) -> LazyUnderWay<'_> {
+        self.lazy_under_way.fetch_add(1, Ordering::AcqRel);
+        LazyUnderWay(self)
     }
 
     /// Queues a settle; one that is too long for a record becomes several, the floor in the last. Too
@@ -200,6 +208,7 @@ impl Shared {
         if self.is_dead() {
             return;
         }
+        let _under_way = self.lazy_under_way();
         self.state.lock().park(park.peer, park.number);
         let mut body = Vec::with_capacity(64);
         park.encode(&mut body);
@@ -329,6 +338,15 @@ impl Shared {
                 return Wake::Idle;
             }
         }
+    }
+}
+
+/// See [`Shared::lazy_under_way`].
+struct LazyUnderWay<'a>(&'a Shared);
+
+impl Drop for LazyUnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.lazy_under_way.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

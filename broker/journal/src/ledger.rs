@@ -340,8 +340,11 @@ impl Shared {
         }
     }
 
+    /// Whether the state knows of settles or parks whose records are not on the disk.
     fn has_unwritten_settles(&self) -> bool {
-        self.last_lazy.load(Ordering::Acquire) >= self.state.lock().durable_next
+        // In this order: what is no longer under way has been queued, and counts there.
+        self.lazy_under_way.load(Ordering::Acquire) > 0
+            || self.last_lazy.load(Ordering::Acquire) >= self.state.lock().durable_next
     }
 
     /// A peer's settles and parks in one place, as far as they may be about `number`.

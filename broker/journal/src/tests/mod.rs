@@ -1,5 +1,6 @@
 //! The journal tested as a whole.
 
+mod answers;
 mod backup;
 mod checkpoints;
 mod commit;
