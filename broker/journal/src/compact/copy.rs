@@ -82,12 +82,17 @@ impl Copying {
         // So that a full disk never strikes inside a copy, and nobody else takes the room that was
         // given up for it.
         // What the copy does not use is cut off at its end, and is there for the checkpoint behind which
-        // the sources go, one of its files after the other.
+        // the sources go, one of its files after the other. Where there is no room for that too, nothing
+        // is given up yet: the checkpoint gives up what it needs when its turn comes.
         let checkpoint_bytes = shared.checkpoint_bytes.load(Ordering::Relaxed);
         let room = bytes + checkpoint_bytes / CHECKPOINT_PATHS.len() as u64;
         let begin = || {
             let file = shared.disk.create(&temporary)?;
-            file.allocate(room).map(|()| file)
+            match file.allocate(room) {
+                Err(error) if is_full(&error) => file.allocate(bytes),
+                allocated => allocated,
+            }
+            .map(|()| file)
         };
         let attempt = || {
             begin().inspect_err(|_| {

@@ -1,8 +1,9 @@
 //! The last of the room: what is still given back when next to nothing is left to do it with.
 
 use super::super::Options;
-use super::super::format::{FileHeader, FileKind};
+use super::super::format::{FileHeader, FileKind, is_cold};
 use super::super::history::{HistoryNote, Keeps};
+use super::super::recovery::Engine;
 use super::super::segment;
 use super::super::shared::{Shared, Spare};
 use super::super::state::Place;
@@ -14,6 +15,7 @@ use restante_actors::journal::{Admission, Lane, Read, Settle};
 use restante_protocol::id::{MessageNumber, NodeTag, PeerId};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 const SEGMENT: u64 = 4 * 1024;
 const DISK: u64 = 1 << 20;
@@ -137,6 +139,38 @@ fn what_is_dead_goes_though_an_index_cannot_be_written() {
     assert!(!left, "it waits for an index");
     world.engine.keeper.turn();
     assert!(!is_sealed(&world), "and its room was enough for that");
+}
+
+/// The checkpoint behind a copy can do with other room when its turn comes: for that alone no reserve goes.
+#[test]
+fn a_copy_begins_where_there_is_room_for_it_and_not_for_a_checkpoint_too() {
+    let disk = SimDisk::new(DISK);
+    // Nothing is copied before this test says so.
+    let slow = Options { cooling: Duration::MAX, ..options() };
+    let mut world = World::new(disk.clone(), slow).expect("opens");
+    while world.engine.shared.state.lock().segments.len() < 6 {
+        let done = publish(&mut world, A, 10).expect("room");
+        settle(&world, A, &done);
+        publish(&mut world, B, 1).expect("room");
+    }
+    world.engine.shared.checkpoint(bytes::Bytes::from(vec![0; 4 * SEGMENT as usize]));
+    world.write();
+    world.engine.keeper.turn();
+    let kept = |world: &World| {
+        let pool = world.engine.shared.pool.lock();
+        (pool.ready.len(), pool.spares.len())
+    };
+    let copies = |world: &World| {
+        let state = world.engine.shared.state.lock();
+        state.segments.iter().filter(|segment| is_cold(segment.id)).count()
+    };
+    let before = (kept(&world), copies(&world));
+    assert!(before.0.0 > 2, "{before:?}");
+    let used = DISK - disk.free_bytes().expect("a size");
+    disk.set_capacity(used + SEGMENT + 2 * 1024);
+    let Engine { keeper, shared, .. } = &mut world.engine;
+    keeper.compactor.turn(shared, Instant::now(), true).expect("there is room");
+    assert_eq!((kept(&world), copies(&world)), (before.0, before.1 + 1));
 }
 
 #[test]
