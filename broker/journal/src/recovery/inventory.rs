@@ -10,7 +10,7 @@ use super::super::room;
 use super::super::segment::{FIRST_RECORD_AT, Found, Walk, read_header};
 use super::super::shared::{Pool, Shared, Spare};
 use super::super::storage::around::Around;
-use super::super::storage::{Disk, DiskFile, is_missing, is_shortage, remove};
+use super::super::storage::{Disk, DiskFile, is_full, is_missing, is_shortage, remove};
 use super::Owner;
 use super::aside::move_aside;
 use super::scan::Emptied;
@@ -322,8 +322,19 @@ impl Inventory {
         let index = match IndexFile::open(disk, path) {
             Ok(index) => index,
             Err(IndexError::Io(error)) if is_shortage(&error) => return Err(error),
-            Err(error) => {
+            // It may be readable another time.
+            Err(error @ IndexError::Io(_)) => {
                 self.findings.push(format!("{path}: {error}"));
+                return Ok(false);
+            }
+            Err(error) => {
+                let moved = move_aside(disk, path, path.trim_start_matches("history/"));
+                self.findings.push(match moved {
+                    Ok(aside) => format!("{path} was set aside as {aside}: {error}"),
+                    // It stays until there is room: nothing else needs it.
+                    Err(full) if is_full(&full) => format!("{path}: {error}"),
+                    Err(other) => return Err(other),
+                });
                 return Ok(false);
             }
         };

@@ -262,6 +262,38 @@ fn how_a_delivery_ended_is_told_as_it_was_or_not_at_all() {
     assert!(is_acked(&world, acked[0]));
 }
 
+/// One that is damaged would else be told of at every start, and kept for good: no bound of what is kept
+/// counts it.
+#[test]
+fn a_damaged_history_file_is_set_aside_once_and_one_that_cannot_be_read_stays() {
+    let options = options(|| 7);
+    let mut world = World::new(SimDisk::new(1 << 24), options.clone()).unwrap();
+    let numbers = use_up(&mut world);
+    let names = history_files(&world);
+    let path = format!("history/{}", names[0]);
+    let disk = world.disk.copy();
+    let sick = disk.copy();
+    sick.sicken(&path, WHOLE, 2);
+    let opened = World::new(sick.clone(), options.clone()).unwrap();
+    assert!(opened.engine.recovered.findings.iter().any(|said| said.contains(&path)));
+    assert!(sick.bytes_of(&path).is_some(), "it may be readable another time");
+
+    disk.damage(&path, |bytes| bytes[50] ^= 1);
+    let damaged = disk.bytes_of(&path);
+    let mut disk = disk;
+    for opening in 0..2 {
+        let opened = World::new(disk.copy(), options.clone()).unwrap();
+        let said = opened.engine.recovered.findings.join("\n");
+        assert_eq!(said.contains(&format!("{path} was set aside")), opening == 0, "{said}");
+        assert_eq!(said.contains(&names[0]), opening == 0, "{said}");
+        history_files(&opened);
+        let aside = opened.disk.bytes_of(&path.replace("history/", "quarantine/"));
+        assert_eq!(aside, damaged);
+        assert!(is_acked(&opened, *numbers.last().unwrap()));
+        disk = opened.disk.copy();
+    }
+}
+
 #[test]
 fn segments_without_any_traffic_leave_one_file_and_no_hole_in_what_is_known() {
     let options = options(|| 7);
