@@ -81,8 +81,8 @@ FAULTS = [
     Fault(
         "checkpoint position one too high",
         "writer.rs",
-        "Snapshot::of(&state, self.next, next_segment)",
-        "Snapshot::of(&state, self.next + 1, next_segment)",
+        "Snapshot::of(&state, self.next, straddled, next_segment)",
+        "Snapshot::of(&state, self.next + 1, straddled, next_segment)",
     ),
     Fault(
         "record checksum not compared",

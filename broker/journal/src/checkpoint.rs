@@ -7,8 +7,8 @@
 //! segments stay from which the latter is brought up to date.
 //!
 //! ```text
-//! file header 48 (id = position) | u32 length of the journal's part | u32 its CRC
-//! | u64 length of the application's state | u32 its CRC | u32 CRC of these 20 bytes
+//! file header 48 (id = position) | u64 length of the journal's part | u32 its CRC
+//! | u64 length of the application's state | u32 its CRC | u32 CRC of these 24 bytes
 //! | the journal's part, varints | the application's state
 //! ```
 
@@ -22,7 +22,9 @@ use restante_protocol::id::{MessageNumber, PeerId};
 use restante_protocol::record::{put_varint, take_varint};
 use std::io;
 
-const FIXED_BYTES: usize = 24;
+const FIXED_BYTES: usize = 28;
+/// Bytes of these before their own checksum.
+const SUMMED_BYTES: usize = FIXED_BYTES - 4;
 
 /// The journal's part of a checkpoint.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -72,16 +74,46 @@ pub(super) struct TouchedNote {
     pub(super) parked: NumberSet,
 }
 
+/// Where the log was when a snapshot was taken, for one that is taken again of the same position.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Straddled {
+    /// The segment that was being written to.
+    id: u64,
+    /// Deliveries that had been in it.
+    total: u64,
+}
+
+impl Straddled {
+    /// The segment that is being written to now.
+    pub(super) fn of(state: &State) -> Straddled {
+        let last = state.segments.last();
+        last.map_or_else(Straddled::default, |last| Straddled { id: last.id, total: last.total })
+    }
+
+    /// What of a segment that goes beyond the position is live from before it, at least: what has come
+    /// since then does not count yet, and may be what is live.
+    fn live_of(self, segment: &Segment) -> u64 {
+        match segment.id == self.id {
+            true => segment.live.saturating_sub(segment.total.saturating_sub(self.total)),
+            false => 0,
+        }
+    }
+}
+
 impl Snapshot {
-    /// What `state` says, for a log that is replayed from `position` on; everything before it is
-    /// durable. Segments that end before it and have nothing live are left out: they may go once this
-    /// snapshot is durable.
-    pub(super) fn of(state: &State, position: MessageNumber, next_segment: u64) -> Snapshot {
+    /// What `state` says, for a log that is replayed from `position` on, which has been come to where
+    /// `straddled` says; everything before it is durable. Segments that end before it and have nothing live
+    /// are left out: they may go once this snapshot is durable.
+    pub(super) fn of(
+        state: &State,
+        position: MessageNumber,
+        straddled: Straddled,
+        next_segment: u64,
+    ) -> Snapshot {
         let is_replayed = |segment: &Segment| segment.next.is_none_or(|next| next > position);
         let note = |segment: &Segment| {
-            // What has come since then does not count yet.
             let is_later = is_replayed(segment) && state.durable_next > position;
-            let live = if is_later { 0 } else { segment.live };
+            let live = if is_later { straddled.live_of(segment) } else { segment.live };
             SegmentNote { id: segment.id, first: segment.first, live }
         };
         let named = state.segments.iter().filter(|s| s.live > 0 || is_replayed(s));
@@ -110,6 +142,12 @@ impl Snapshot {
         let lost = state.lost.clone();
         let synced = state.durable_next.max(position);
         Snapshot { position, synced, next_segment, segments, peers, lost }
+    }
+
+    /// Whether what is noted as live of the segment at `place` is the least: of what has come into it
+    /// behind the position nothing is noted.
+    pub(super) fn is_least(&self, place: usize) -> bool {
+        self.segments.get(place + 1).is_none_or(|following| following.first > self.position)
     }
 
     /// Names those segments too whose index could not be written yet, though nothing of them is live:
@@ -210,7 +248,7 @@ pub(super) fn encode(header: &FileHeader, snapshot: &Snapshot, application: &[u8
     let mut out =
         Vec::with_capacity(FILE_HEADER_BYTES + FIXED_BYTES + journal.len() + application.len());
     out.extend_from_slice(&header.encode());
-    out.extend_from_slice(&(journal.len() as u32).to_be_bytes());
+    out.extend_from_slice(&(journal.len() as u64).to_be_bytes());
     out.extend_from_slice(&crc32c(&journal).to_be_bytes());
     out.extend_from_slice(&(application.len() as u64).to_be_bytes());
     out.extend_from_slice(&crc32c(application).to_be_bytes());
@@ -263,17 +301,18 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(FileHeader, Snapshot, Bytes), Head
     let rest = &bytes[FILE_HEADER_BYTES..];
     let (fixed, rest) =
         rest.split_at_checked(FIXED_BYTES).ok_or(damaged("it ends within its lengths"))?;
-    if crc32c(&fixed[..20]) != be_u32(&fixed[20..]) {
+    if crc32c(&fixed[..SUMMED_BYTES]) != be_u32(&fixed[SUMMED_BYTES..]) {
         return Err(damaged("its lengths do not match their checksum"));
     }
-    let (journal, application) = rest
-        .split_at_checked(be_u32(fixed) as usize)
-        .filter(|(_, application)| application.len() as u64 == be_u64(&fixed[8..]))
+    let (journal, application) = usize::try_from(be_u64(fixed))
+        .ok()
+        .and_then(|len| rest.split_at_checked(len))
+        .filter(|(_, application)| application.len() as u64 == be_u64(&fixed[12..]))
         .ok_or(damaged("it does not have the length it says"))?;
-    if crc32c(journal) != be_u32(&fixed[4..]) {
+    if crc32c(journal) != be_u32(&fixed[8..]) {
         return Err(damaged("the journal's part does not match its checksum"));
     }
-    if crc32c(application) != be_u32(&fixed[16..]) {
+    if crc32c(application) != be_u32(&fixed[20..]) {
         return Err(damaged("the application's state does not match its checksum"));
     }
     let snapshot = Snapshot::decode(header.id, journal)
@@ -329,5 +368,27 @@ mod tests {
             assert!(decode(&flipped).is_err(), "byte {at}");
             assert!(decode(&bytes[..at]).is_err(), "{at} bytes");
         }
+    }
+
+    #[test]
+    fn a_journal_s_part_of_more_than_32_bits_is_not_taken_for_a_short_one() {
+        let header = FileHeader {
+            kind: FileKind::Checkpoint,
+            epoch: 1,
+            node: NodeTag(3),
+            id: 1_000,
+            created_ms: 5,
+            seed: 1,
+        };
+        let mut bytes = encode(&header, &Snapshot::default(), b"state");
+        assert!(decode(&bytes).is_ok());
+        let len = be_u64(&bytes[FILE_HEADER_BYTES..]) | 1 << 32;
+        bytes[FILE_HEADER_BYTES..][..8].copy_from_slice(&len.to_be_bytes());
+        let crc = crc32c(&bytes[FILE_HEADER_BYTES..][..SUMMED_BYTES]);
+        bytes[FILE_HEADER_BYTES + SUMMED_BYTES..][..4].copy_from_slice(&crc.to_be_bytes());
+        assert_eq!(
+            decode(&bytes),
+            Err(HeaderError::Damaged("it does not have the length it says"))
+        );
     }
 }

@@ -5,7 +5,7 @@
 //! A segment goes when the newest durable checkpoint says that nothing of it is live: then the
 //! settles that made it so are durable, and so is everything else it held.
 
-use super::checkpoint::{self, Snapshot};
+use super::checkpoint::{self, Snapshot, Straddled};
 use super::compact::Compactor;
 use super::format::{FileHeader, FileKind};
 use super::index::IndexFacts;
@@ -42,6 +42,10 @@ pub(super) struct Keeper {
     pub(super) shared: Arc<Shared>,
     pub(super) full: bool,
     pub(super) compactor: Compactor,
+    /// Where the log was at the position of the newest checkpoint. After an opening nobody knows.
+    straddled: Straddled,
+    /// What it could not let go, and when that was.
+    left: (usize, Instant),
     /// After what pause compaction goes on, if it has something to do.
     rest: Option<Duration>,
     /// Whether to compact at once whatever is worth it at all, as tests do.
@@ -52,7 +56,9 @@ impl Keeper {
     /// A keeper of a journal whose newest checkpoint was taken at `covered`.
     pub(super) fn new(shared: Arc<Shared>, covered: MessageNumber) -> Keeper {
         let compactor = Compactor::new(covered);
-        Keeper { shared, full: false, compactor, rest: None, eager: false }
+        let straddled = Straddled::default();
+        let left = (0, Instant::now());
+        Keeper { shared, full: false, compactor, straddled, left, rest: None, eager: false }
     }
 
     /// The thread: looks around when asked to, every so often while the disk is full, and after each
@@ -159,23 +165,24 @@ impl Keeper {
 
     fn write_checkpoint(&mut self) -> io::Result<()> {
         let Some(job) = self.shared.keeper.lock().checkpoint.take() else { return Ok(()) };
-        let CheckpointJob { mut snapshot, application, mut moves } = job;
+        let CheckpointJob { mut snapshot, application, mut moves, straddled } = job;
         let next_segment = self.shared.pool.lock().next_segment;
         {
             let state = self.shared.state.lock();
             if moves != state.moves {
                 // It names what is gone, or not what stands for it.
-                snapshot = Snapshot::of(&state, snapshot.position, next_segment);
+                snapshot = Snapshot::of(&state, snapshot.position, straddled, next_segment);
                 moves = state.moves;
             }
             snapshot.keep_unindexed(&state);
         }
         if let Err(error) = self.put_checkpoint(&snapshot, &application) {
             // It is tried again, unless a newer one comes first.
-            let job = CheckpointJob { snapshot, application, moves };
+            let job = CheckpointJob { snapshot, application, moves, straddled };
             self.shared.keeper.lock().checkpoint.get_or_insert(job);
             return Err(error);
         }
+        self.straddled = straddled;
         self.let_go(&snapshot)
     }
 
@@ -199,7 +206,8 @@ impl Keeper {
         let next_segment = self.shared.pool.lock().next_segment;
         let snapshot = {
             let state = self.shared.state.lock();
-            let mut snapshot = Snapshot::of(&state, last.snapshot.position, next_segment);
+            let position = last.snapshot.position;
+            let mut snapshot = Snapshot::of(&state, position, self.straddled, next_segment);
             snapshot.keep_unindexed(&state);
             snapshot
         };

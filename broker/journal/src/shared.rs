@@ -8,6 +8,7 @@
 
 use super::backup::Pins;
 use super::cache::Reading;
+use super::checkpoint::{Snapshot, Straddled};
 use super::history::HistoryNote;
 use super::intake::Intake;
 use super::options::Options;
@@ -136,10 +137,12 @@ pub(super) struct KeeperWork {
 
 /// A checkpoint to be written.
 pub(super) struct CheckpointJob {
-    pub(super) snapshot: super::checkpoint::Snapshot,
+    pub(super) snapshot: Snapshot,
     pub(super) application: Bytes,
     /// [`State::moves`] when the snapshot was taken.
     pub(super) moves: u64,
+    /// Where the log was when its position was chosen.
+    pub(super) straddled: Straddled,
 }
 
 /// What a `Shared` is made of besides its options.

@@ -11,7 +11,7 @@
 //! everything with a lower number is synced. A failed write or sync poisons the journal: no file is
 //! synced again, every ticket from there on ends as poisoned.
 
-use super::checkpoint::Snapshot;
+use super::checkpoint::{Snapshot, Straddled};
 use super::format::{
     FLAG_FIRST, KIND_MARK, RecordHeader, SEGMENT_HEADER_BYTES, Seed, record_bytes,
 };
@@ -349,13 +349,15 @@ impl Writer {
         }
         let next_segment = self.shared.pool.lock().next_segment;
         let oldest = self.shared.oldest_number();
-        let (snapshot, moves) = {
+        let (snapshot, moves, straddled) = {
             let mut state = self.shared.state.lock();
             state.forget_peers(oldest);
-            (Snapshot::of(&state, self.next, next_segment), state.moves)
+            let straddled = Straddled::of(&state);
+            let snapshot = Snapshot::of(&state, self.next, straddled, next_segment);
+            (snapshot, state.moves, straddled)
         };
         let mut keeper = self.shared.keeper.lock();
-        keeper.checkpoint = Some(CheckpointJob { snapshot, application, moves });
+        keeper.checkpoint = Some(CheckpointJob { snapshot, application, moves, straddled });
         keeper.wake = true;
         drop(keeper);
         self.shared.keeper_wake.notify_one();

@@ -174,11 +174,18 @@ impl Check<'_> {
             .filter(|id| *id < newest || (is_cold(*id) && newest > 0))
             .filter(|id| noted.iter().all(|note| note.id != *id))
             .collect();
-        let missing: Vec<_> =
-            noted.iter().filter(|note| !ids.contains(&note.id)).copied().collect();
-        for note in &missing {
+        let least = |place| match &self.snapshot {
+            Some(snapshot) if snapshot.is_least(place) => "at least ",
+            _ => "",
+        };
+        let missing: Vec<_> = (0..)
+            .zip(noted)
+            .filter(|(_, note)| !ids.contains(&note.id))
+            .map(|(place, note)| (*note, least(place)))
+            .collect();
+        for (note, least) in &missing {
             let what = format!(
-                "it is missing; {} deliveries from record {} on were open in it",
+                "it is missing; {least}{} deliveries from record {} on were open in it",
                 note.live, note.first
             );
             let receivers = self.touched(note.first);

@@ -355,8 +355,9 @@ impl Inventory {
                 continue;
             }
             let file = Shared::segment_path(note.id);
+            let least = if snapshot.is_least(place) { "at least " } else { "" };
             self.findings.push(format!(
-                "{file} is missing: {} deliveries from record {} on are lost",
+                "{file} is missing: {least}{} deliveries from record {} on are lost",
                 note.live, note.first
             ));
             let index = IndexFile::open(disk, &Shared::index_path(note.id)).ok();

@@ -242,15 +242,15 @@ fn checkpoint() -> String {
     let bytes = checkpoint::encode(&header(FileKind::Checkpoint), &snapshot, b"peers");
     let fields = [
         Field(48, "file header, `CKP`", Part),
-        Field(4, "bytes of the journal's part", Number(journal.len() as u64)),
+        Field(8, "bytes of the journal's part", Number(journal.len() as u64)),
         Field(4, "its CRC", Crc(crc32c(&journal))),
         Field(8, "bytes of the application's part", Number(5)),
         Field(4, "its CRC", Crc(crc32c(b"peers"))),
-        Field(4, "CRC of the 20 bytes before", Crc(crc32c(&bytes[48..68]))),
+        Field(4, "CRC of the 24 bytes before", Crc(crc32c(&bytes[48..72]))),
         Field(journal.len(), "the journal's part", Part),
         Field(5, "the application's part", Text("peers")),
     ];
-    assert_eq!(bytes[72..72 + journal.len()], journal);
+    assert_eq!(bytes[76..76 + journal.len()], journal);
     layout(&bytes, &fields)
 }
 

@@ -1,5 +1,6 @@
 //! Damage to the log itself: told with whose messages are concerned, remembered, and the rest served.
 
+use super::super::checkpoint;
 use super::super::format::{FILE_HEADER_BYTES, FileHeader, FileKind};
 use super::super::storage::Disk;
 use super::super::storage::sim::SimDisk;
@@ -132,6 +133,20 @@ fn a_segment_missing_behind_the_checkpoint_is_told() {
     assert_eq!(opened.engine.shared.lookup(first).map(drop), Err(LookupError::Damaged));
 }
 
+/// Writes a checkpoint later than it was taken, with what is known by then.
+fn late_checkpoint(rig: &mut Rig, meanwhile: impl FnOnce(&mut Rig)) {
+    rig.engine.shared.checkpoint(Bytes::from_static(b"early"));
+    let mut items = Vec::new();
+    rig.engine.shared.take_work(&mut items);
+    rig.engine.writer.turn(&mut items);
+    let job = rig.engine.shared.keeper.lock().checkpoint.take();
+    meanwhile(rig);
+    // As compaction does, while the checkpoint waits to be written.
+    rig.engine.shared.state.lock().moves += 1;
+    rig.engine.shared.keeper.lock().checkpoint = job;
+    rig.engine.keeper.turn();
+}
+
 /// A checkpoint that was written later than it was taken knows how far a segment behind its position went.
 #[test]
 fn a_last_segment_that_is_missing_is_told_with_all_its_numbers() {
@@ -141,16 +156,7 @@ fn a_last_segment_that_is_missing_is_told_with_all_its_numbers() {
         rig.engine.shared.settle(Settle::acked(A, 5, 0, numbers));
     };
     settle(&rig);
-    rig.engine.shared.checkpoint(Bytes::from_static(b"early"));
-    let mut items = Vec::new();
-    rig.engine.shared.take_work(&mut items);
-    rig.engine.writer.turn(&mut items);
-    let job = rig.engine.shared.keeper.lock().checkpoint.take();
-    rig.append(60);
-    // As compaction does, while the checkpoint waits to be written.
-    rig.engine.shared.state.lock().moves += 1;
-    rig.engine.shared.keeper.lock().checkpoint = job;
-    rig.engine.keeper.turn();
+    late_checkpoint(&mut rig, |rig| rig.append(60));
     let disk = rig.crashed();
     let path = rig.segments().pop().unwrap();
     let (first, next) = {
@@ -163,6 +169,38 @@ fn a_last_segment_that_is_missing_is_told_with_all_its_numbers() {
     let told: Vec<_> = damage_of(&opened).iter().map(|one| (one.first, one.next)).collect();
     assert_eq!(told, [(first, next)]);
     assert_eq!(opened.engine.shared.lookup(next - 1).map(drop), Err(LookupError::Damaged));
+}
+
+/// Of the segment that was being written to when it was taken it knows how much was open in it by then,
+/// and does not take for that what has come since.
+#[test]
+fn a_segment_that_goes_beyond_a_late_checkpoint_is_told_with_what_was_open_in_it() {
+    let mut rig = Rig::with_history(false);
+    let last = |rig: &Rig| {
+        let state = rig.engine.shared.state.lock();
+        state.segments.last().map(|segment| (segment.first, segment.live)).unwrap()
+    };
+    let (first, live) = last(&rig);
+    assert!(live > 2, "{live}");
+    let acked = rig.lane(A).bodies.into_keys().next_back().unwrap();
+    assert!(acked >= first);
+    late_checkpoint(&mut rig, |rig| {
+        rig.engine.shared.settle(Settle::acked(A, 5, 0, vec![acked]));
+        rig.append(2);
+    });
+    assert_eq!(last(&rig).0, first, "it is still the same");
+    let noted = |disk: &SimDisk| {
+        let bytes = disk.bytes_of("checkpoint").unwrap();
+        let (_, snapshot, _) = checkpoint::decode(&bytes).expect("it is sound");
+        snapshot.segments.last().copied().unwrap()
+    };
+    let disk = rig.crashed();
+    assert_eq!((noted(&disk).first, noted(&disk).live), (first, live - 1));
+    assert_eq!(Rig::open(&disk.copy()).unwrap().engine.recovered.damage, [], "none is missing");
+    disk.unlink(&rig.segments().pop().unwrap()).unwrap();
+    let said = Rig::open(&disk).unwrap().said();
+    let least = format!("at least {} deliveries from record {first} on are lost", live - 1);
+    assert!(said.contains(&least), "{said}");
 }
 
 /// What is set aside needs room, and an opening that makes some looks at everything once more.
