@@ -26,6 +26,8 @@ pub(super) struct Intake {
     lazy_since: Option<Instant>,
     lazy_bytes: usize,
     writer_sleeps: bool,
+    /// When it wakes by itself, if it sleeps and does.
+    writer_wakes_at: Option<Instant>,
     closing: bool,
 }
 
@@ -59,8 +61,14 @@ impl Intake {
             lazy_since: None,
             lazy_bytes: 0,
             writer_sleeps: false,
+            writer_wakes_at: None,
             closing: false,
         }
+    }
+
+    /// Whether the writer has to be woken to look at the clock at `at`: not if it will by then.
+    fn oversleeps(&self, at: Instant) -> bool {
+        self.writer_sleeps && self.writer_wakes_at.is_none_or(|wakes_at| wakes_at > at)
     }
 
     /// Hands out `count` numbers.
@@ -250,14 +258,13 @@ impl Shared {
         batch.bytes.resize(batch.bytes.len() + RECORD_HEADER_BYTES, 0);
         batch.bytes.extend_from_slice(body);
         intake.lazy_bytes += room;
-        let first = intake.lazy_since.is_none();
-        if first {
-            intake.lazy_since = Some(Instant::now());
-        }
-        // The writer is woken once to look at the clock, and again when enough waits.
+        let is_first = intake.lazy_since.is_none();
+        let since = *intake.lazy_since.get_or_insert_with(Instant::now);
+        // The writer is woken once to look at the clock, and again when enough waits. Behind a lone message it
+        // is about to look anyway, and its acks need no thread to be woken.
         if intake.lazy_bytes >= self.options.lazy_bytes_max {
             self.wake_writer(intake);
-        } else if first && intake.writer_sleeps {
+        } else if is_first && intake.oversleeps(since + self.options.lazy_delay) {
             drop(intake);
             self.writer_wake.notify_one();
         }
@@ -326,7 +333,8 @@ impl Shared {
                 return Wake::Work;
             }
             intake.writer_sleeps = true;
-            let timed_out = match lazy_at.or(idle_at) {
+            intake.writer_wakes_at = lazy_at.or(idle_at);
+            let timed_out = match intake.writer_wakes_at {
                 Some(until) => self.writer_wake.wait_until(&mut intake, until).timed_out(),
                 None => {
                     self.writer_wake.wait(&mut intake);
