@@ -66,6 +66,12 @@ impl Cache {
         }
     }
 
+    fn forget_index(&mut self, id: u64) {
+        self.directories.remove(&id);
+        self.refs.retain(|(segment, _), _| *segment != id);
+        self.weigh();
+    }
+
     fn weigh(&mut self) {
         let refs: usize = self.refs.values().map(|(_, refs)| refs.heap_bytes()).sum();
         let directories: usize = self.directories.values().map(|(_, d)| d.heap_bytes()).sum();
@@ -102,18 +108,22 @@ impl Shared {
         Ok(file)
     }
 
-    /// Lets go of the file of a segment that is going.
+    /// Lets go of a segment that is going: its file, and what was read of its index.
     pub(super) fn forget_file(&self, id: u64) {
         let mut cache = self.reading.cache.lock();
         cache.files.remove(&id);
-        cache.directories.remove(&id);
+        cache.forget_index(id);
     }
 
     /// Lets go of what was read of a segment's index.
     pub(super) fn forget_index(&self, id: u64) {
-        let mut cache = self.reading.cache.lock();
-        cache.directories.remove(&id);
-        cache.refs.retain(|(segment, _), _| *segment != id);
+        self.reading.cache.lock().forget_index(id);
+    }
+
+    /// Bytes of index parts in memory.
+    #[cfg(test)]
+    pub(super) fn cached_bytes(&self) -> usize {
+        self.reading.cache.lock().bytes
     }
 
     /// A peer's part of a segment's index, if it is in memory.
