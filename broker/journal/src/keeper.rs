@@ -26,6 +26,8 @@ use std::time::{Duration, Instant};
 
 /// How often a full disk is looked at again.
 const FULL_RETRY_DELAY: Duration = Duration::from_secs(1);
+/// How long what a checkpoint could not let go is a reason for none.
+const LEFT_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// A checkpoint is written when there is this many times as much log since the last one: so all of
 /// them together cost at most 2 % of what is written,
@@ -91,13 +93,14 @@ impl Keeper {
         if self.shared.is_dead() {
             return;
         }
-        let steps: [fn(&mut Keeper) -> io::Result<()>; 6] = [
+        let steps: [fn(&mut Keeper) -> io::Result<()>; 7] = [
             |keeper| keeper.write_indexes(),
             |keeper| keeper.write_checkpoint(),
             |keeper| keeper.make_way(),
             |keeper| keeper.shared.drop_old_history(),
             |keeper| keeper.shared.make_ready(),
             |keeper| keeper.compact(),
+            |keeper| keeper.shared.give_up_surplus_spares(),
         ];
         let mut starved = false;
         for step in steps {
@@ -249,7 +252,15 @@ impl Keeper {
             let_go.map(|segment| segment.id).collect()
         };
         gone.into_iter().try_for_each(|id| self.shared.reclaim(id))?;
-        self.shared.remove_retired(|id| kept.contains(&id))
+        self.shared.remove_retired(|id| kept.contains(&id))?;
+        self.left = (self.waiting(), Instant::now());
+        Ok(())
+    }
+
+    /// What waits for a checkpoint to be given back; sources of a copy count twice.
+    fn waiting(&self) -> usize {
+        let retired = self.shared.pool.lock().retired.len();
+        self.shared.state.lock().dead + 2 * retired
     }
 
     /// Adds up what is on disk.
@@ -273,23 +284,27 @@ impl Keeper {
         used
     }
 
-    /// Asks for a checkpoint when segments wait for one to be given back, and when one has been
-    /// sealed: a restart then reads no more of the log than the segment that was being written.
+    /// Asks for a checkpoint when segments wait for one to be given back, a single one once there is time for
+    /// it, and when one has been sealed: a restart then reads no more of the log than the segment that was
+    /// being written.
     fn ask_if_due(&self) {
         if self.shared.pins.any() {
             return;
         }
-        let retired = self.shared.pool.lock().retired.len();
-        let (dead, sealed) = {
-            let state = self.shared.state.lock();
-            let sealed = state.segments.iter().rev().find_map(|segment| segment.next);
-            (state.dead + 2 * retired, sealed)
+        let sealed =
+            self.shared.state.lock().segments.iter().rev().find_map(|segment| segment.next);
+        // What the last one could not let go would have one follow the other.
+        let (left, since) = self.left;
+        let dead = match self.waiting() {
+            waiting if waiting <= left && since.elapsed() < LEFT_RETRY_DELAY => 0,
+            waiting => waiting,
         };
         let is_uncovered = sealed.is_some_and(|next| next > self.compactor.covered);
         let written = self.shared.since_checkpoint.load(Ordering::Relaxed);
         let worth_it = written >= self.shared.options.segment_bytes / 8;
+        let rests = self.shared.rests.load(Ordering::Relaxed);
         if dead >= 2
-            || (dead == 1 && (worth_it || self.full))
+            || (dead == 1 && (worth_it || self.full || rests))
             || (is_uncovered && self.shared.can_afford_checkpoint())
         {
             self.shared.ask_for_checkpoint();

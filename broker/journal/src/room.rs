@@ -25,9 +25,14 @@ use super::storage::{Disk, is_full, remove};
 use restante_actors::events;
 use restante_protocol::refusal::{Code, Refusal};
 use std::io;
+use std::sync::atomic::Ordering;
 
 /// Room on a disk is given in blocks of this size, or of one that divides it or is larger.
 const BLOCK_BYTES: u64 = 4096;
+
+/// Used segments that a log keeps to be written again while nothing is written to it: the next one that is
+/// made ready.
+const SPARES_AT_REST: usize = 1;
 
 /// What room that is kept may be given up for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +76,20 @@ impl Shared {
                 other => return other,
             }
         }
+    }
+
+    /// Whether there are more used segments to be written again than a log at rest needs.
+    pub(super) fn has_surplus_spares(&self) -> bool {
+        self.pool.lock().spares.len() > SPARES_AT_REST
+    }
+
+    /// Gives the room of used segments back that are only there for haste, while nothing is written.
+    pub(super) fn give_up_surplus_spares(&self) -> io::Result<()> {
+        while self.rests.load(Ordering::Relaxed) && self.has_surplus_spares() {
+            let Some(spare) = self.pool.lock().spares.pop() else { break };
+            give_up(&*self.disk, &spare.path)?;
+        }
+        Ok(())
     }
 
     /// Gives the room of a segment that holds nothing back to the disk. Says whether there was one.

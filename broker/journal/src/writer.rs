@@ -62,6 +62,8 @@ pub(super) struct Writer {
     stage: Stage,
     /// Whether the log ends with a mark.
     marked: bool,
+    /// Whether nothing has been written since the log was at rest.
+    rests: bool,
     last_ticket: Ticket,
     /// What has to wait until there is another segment; empty unless the reserve is used up and the
     /// disk is full, or no file can be opened.
@@ -91,6 +93,7 @@ impl Writer {
             commit_bytes: 0,
             stage: Stage::default(),
             marked: true,
+            rests: false,
             last_ticket: Ticket(0),
             stalled: VecDeque::new(),
             want: None,
@@ -107,7 +110,10 @@ impl Writer {
                 false => Some(STALL_DELAY),
             };
             match self.shared.wait_for_work(&mut items, idle) {
-                Wake::Idle if self.stalled.is_empty() => self.mark(),
+                Wake::Idle if self.stalled.is_empty() => {
+                    self.mark();
+                    self.rest();
+                }
                 Wake::Work | Wake::Idle => self.turn(&mut items),
             }
         }
@@ -255,6 +261,9 @@ impl Writer {
         self.shared.commits.fetch_add(1, Ordering::Relaxed);
         self.offset += self.commit_bytes as u64;
         self.marked = false;
+        if std::mem::take(&mut self.rests) {
+            self.shared.rests.store(false, Ordering::Relaxed);
+        }
         self.shared.state.lock().commit(&mut self.stage, self.next);
         for Pending { ticket, batch } in self.commit.drain(..) {
             if let Some(ticket) = ticket {
@@ -332,6 +341,17 @@ impl Writer {
         header.seal(self.seed, &mut record);
         if let Err(error) = self.write(&record) {
             self.shared.poison("writing the log", &error);
+        }
+    }
+
+    /// Says that nothing is written for the moment, so that the keeper gives back what is only there for
+    /// haste.
+    pub(super) fn rest(&mut self) {
+        self.rests = true;
+        self.shared.rests.store(true, Ordering::Relaxed);
+        let dead = self.shared.state.lock().dead;
+        if dead > 0 || self.shared.has_surplus_spares() {
+            self.shared.wake_keeper();
         }
     }
 

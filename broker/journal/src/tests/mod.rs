@@ -20,6 +20,7 @@ mod model;
 mod offline;
 mod parked;
 mod reopen;
+mod rest;
 mod rig;
 mod settles;
 mod sick;
