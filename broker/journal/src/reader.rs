@@ -25,6 +25,10 @@ const GAP_BYTES_MAX: u64 = 4 * 1024;
 /// Longest single read, unless one record is longer.
 const EXTENT_BYTES_MAX: u64 = 1024 * 1024;
 
+/// Bytes of bodies in a page, unless one message is longer. All of a page stays in memory until its last message
+/// has been sent, and one of this size is read faster than it is asked for.
+const PAGE_BYTES_MAX: usize = 1024 * 1024;
+
 /// How often a search begins anew because what it had found was moved meanwhile.
 const MOVES_MAX: u32 = 8;
 
@@ -65,7 +69,8 @@ impl Shared {
             return Err(ReadError::Unavailable(refusal));
         }
         let mut page = Page::default();
-        let mut budget = Budget { messages: read.messages_max.max(1), bytes: read.bytes_max };
+        let bytes = read.bytes_max.min(PAGE_BYTES_MAX);
+        let mut budget = Budget { messages: read.messages_max.max(1), bytes };
         let mut after = read.after;
         let mut moved = 0;
         loop {
