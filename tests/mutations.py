@@ -290,6 +290,29 @@ FAULTS = [
         "header.kind != KIND_MARK",
     ),
     Fault(
+        "record that is not understood skipped",
+        "recovery/scan.rs",
+        "                tail.refusal = Some(OpenError::NotUnderstood { path, at, number, kind });\n"
+        "                return false;\n",
+        "                drop((path, at, kind));\n"
+        "                self.expected = number + 1;\n"
+        "                self.walk.step(header);\n"
+        "                self.data_end = self.walk.at;\n"
+        "                return true;\n",
+    ),
+    Fault(
+        "ack on its way to the queue taken for lost",
+        "intake.rs",
+        "        self.lazy_under_way.fetch_add(1, Ordering::AcqRel);\n",
+        "        self.lazy_under_way.fetch_and(0, Ordering::AcqRel);\n",
+    ),
+    Fault(
+        "what has come since counted into a late checkpoint",
+        "checkpoint.rs",
+        "segment.live.saturating_sub(segment.total.saturating_sub(self.total))",
+        "segment.live",
+    ),
+    Fault(
         "parked bytes not in the checkpoint",
         "checkpoint.rs",
         "            parked_bytes: held.parked_bytes(),\n",
