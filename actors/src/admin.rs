@@ -20,6 +20,7 @@ use restante_protocol::control::{PeerPage, Reply, Request};
 use restante_protocol::delivery::types::{Snapshot, Whereabouts};
 use restante_protocol::id::{MessageId, MessageNumber, NodeTag, PeerId};
 use restante_protocol::limits::{PEER_PAGE_MAX, RECEIVERS_MAX};
+use restante_protocol::message::Body;
 use restante_protocol::record::Outcome;
 use restante_protocol::refusal::{Code, Refusal};
 use restante_protocol::status::{
@@ -245,19 +246,21 @@ impl Sources {
         // A message handed over goes on under another number, for each receiver it was taken from;
         // its life is one.
         let (mut copies, mut followed) = (VecDeque::new(), 0);
-        let (mut number, mut at) = (id.number(), life.receivers);
+        let (mut number, mut expires, mut at) = (id.number(), end_of_life(&life), life.receivers);
         loop {
             for (peer, ended) in at {
                 copies.extend(copy_number(ended.as_ref()));
-                receivers.push(self.receiver(number, peer, ended).await?);
+                let mut receiver = self.receiver(number, peer, ended).await?;
+                receiver.expires = expires.filter(|_| receiver.state.is_open());
+                receivers.push(receiver);
             }
-            (number, at) = loop {
+            (number, expires, at) = loop {
                 let Some(copy) = copies.pop_front().filter(|_| followed < COPIES_MAX) else {
                     return Ok(MessageStatus { id, accepted, bytes, receivers });
                 };
                 followed += 1;
                 match self.journal.lookup(copy).await {
-                    Ok(life) => break (copy, life.receivers),
+                    Ok(life) => break (copy, end_of_life(&life), life.receivers),
                     Err(LookupError::Unavailable) => return Err(unreadable()),
                     // That it was handed over is all that can be said of it.
                     Err(LookupError::Unknown | LookupError::AgedOut | LookupError::Damaged) => {}
@@ -311,7 +314,7 @@ impl Sources {
                 None => return Ok(self.open_status(receiver, number, peer).await),
             },
         };
-        Ok(ReceiverStatus { receiver, state, attempts, blocked: None })
+        Ok(ReceiverStatus { receiver, state, attempts, blocked: None, expires: None })
     }
 
     /// When the removal of this receiver (`name#id`) parked what waited for it, if it did.
@@ -335,7 +338,8 @@ impl Sources {
         peer: PeerId,
     ) -> ReceiverStatus {
         let state = MessageState::Queued;
-        let mut status = ReceiverStatus { receiver, state, attempts: 0, blocked: None };
+        let (attempts, blocked, expires) = (0, None, None);
+        let mut status = ReceiverStatus { receiver, state, attempts, blocked, expires };
         let Some(seat) = self.directory.seat(peer) else { return status };
         if seat.marks.held.load(Relaxed) {
             let by = Stall::Crashing;
@@ -433,6 +437,13 @@ fn copy_number(ended: Option<&Ended>) -> Option<MessageNumber> {
         }
         _ => None,
     }
+}
+
+/// When a stored message's time to live ends; that of a copy began with the message.
+fn end_of_life(life: &Life) -> Option<WallMillis> {
+    let body = Body::parse(life.body.as_ref()?).ok()?;
+    let accepted_ms = body.original_id.map_or(life.accepted_ms, MessageId::accepted_ms);
+    Some(WallMillis(accepted_ms.saturating_add(body.ttl_ms?.get())))
 }
 
 fn unreadable() -> Refusal {

@@ -12,6 +12,7 @@ use crate::journal::Journal;
 use crate::peer::PeerConfig;
 use crate::supervise::{self, Crash, Turn};
 use actix::prelude::*;
+use restante_protocol::delivery::Expired;
 use restante_protocol::delivery::types::{ParkCause, Parked, Report, Snapshot};
 use restante_protocol::id::{MessageId, MessageNumber, NodeTag, PeerId};
 use restante_protocol::name::Name;
@@ -40,6 +41,7 @@ pub struct PeerReport {
 enum Kind {
     Core(Report),
     Parked(Parked),
+    Expired { messages: u64, first: Expired },
     Turn(Turn),
 }
 
@@ -54,6 +56,13 @@ impl PeerReport {
     #[must_use]
     pub fn parked(peer: &PeerConfig, parked: &Parked) -> PeerReport {
         PeerReport { id: peer.id, name: peer.name.clone(), kind: Kind::Parked(parked.clone()) }
+    }
+
+    /// So many messages have expired, of which this is the first.
+    #[must_use]
+    pub fn expired(peer: &PeerConfig, messages: u64, first: Expired) -> PeerReport {
+        let kind = Kind::Expired { messages, first };
+        PeerReport { id: peer.id, name: peer.name.clone(), kind }
     }
 
     /// The actor panicked, or has been rebuilt.
@@ -171,6 +180,13 @@ impl Health {
         }
     }
 
+    fn expired(&mut self, id: PeerId, peer: &str, messages: u64, first: Expired) {
+        if let Some(suppressed) = self.admit(id, "messages_expired") {
+            let first = self.id(first.accepted_ms, first.number);
+            events::messages_expired(peer, messages, first, suppressed);
+        }
+    }
+
     fn crashed(&mut self, peer: &str, crash: &Crash) {
         let crashes = u32::try_from(crash.crashes).unwrap_or(u32::MAX);
         let message = crash.in_hand.map(|(number, accepted_ms)| self.id(accepted_ms, number));
@@ -274,6 +290,7 @@ impl Handler<PeerReport> for Health {
         match kind {
             Kind::Core(report) => self.core_report(id, name.as_str(), report),
             Kind::Parked(parked) => self.parked(id, name.as_str(), &parked),
+            Kind::Expired { messages, first } => self.expired(id, name.as_str(), messages, first),
             Kind::Turn(Turn::Crashed(crash)) => self.crashed(name.as_str(), &crash),
             Kind::Turn(Turn::Restarted(took)) => {
                 let took_ms = supervise::millis(took);

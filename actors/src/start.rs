@@ -10,6 +10,8 @@ use crate::peer::{Budget, Shared};
 use crate::router::Router;
 use crate::{Figures, Limits, clock, events, supervise};
 use actix::prelude::*;
+use parking_lot::Mutex;
+use restante_protocol::anchors::Anchors;
 use restante_protocol::control::NodeLife;
 use restante_protocol::producers::Run;
 use restante_protocol::refusal::Refusal;
@@ -106,6 +108,7 @@ pub fn start(
         maybe_sent,
         queued_bytes: Budget::new(limits.queued_bytes_max),
         page_bytes: Budget::new(limits.page_bytes_max),
+        anchors: Mutex::new(Anchors::new(maybe_sent + 1, clock::wall_ms(), clock::now())),
         kept: AtomicI64::new(0),
     });
     let peer_share = limits.peer_share;

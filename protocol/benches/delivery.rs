@@ -119,7 +119,8 @@ fn entry(chunk: &Bytes, number: u64, keys: u64, first: u64) -> Entry<Bytes> {
     };
     let at = (number - first.min(number)) as usize % 1_024 * 256;
     let body = chunk.slice(at..at + 256);
-    Entry { number, accepted_ms: 0, bytes: 256, key: key.map(KeyHash), body }
+    let (key, expires) = (key.map(KeyHash), None);
+    Entry { number, accepted_ms: 0, bytes: 256, key, expires, body }
 }
 
 fn consume(transmit: Transmit<Bytes>) -> u64 {

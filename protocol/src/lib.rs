@@ -5,6 +5,7 @@
 //! arguments. `PROTOCOL.md` beside this crate documents every byte on the wire.
 
 pub mod admin;
+pub mod anchors;
 pub mod codec;
 pub mod control;
 pub mod delivery;

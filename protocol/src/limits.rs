@@ -23,6 +23,8 @@ pub const PAGE_BODY_BYTES_MAX: usize = 512 * 1024;
 pub const NAME_BYTES_MAX: usize = 128;
 /// Longest ordering key, in bytes.
 pub const KEY_BYTES_MAX: usize = 255;
+/// Longest time to live of a message, in milliseconds: 365 days.
+pub const TTL_MS_MAX: u64 = 365 * 24 * 60 * 60 * 1_000;
 /// Largest encoded header map of a message, in bytes.
 pub const HEADERS_BYTES_MAX: usize = 32 * 1024;
 /// Most receivers one publish may name.

@@ -5,16 +5,18 @@
 //!
 //! ```text
 //! u8   flags            bit 0: has key, bit 1: has headers, bit 2: a return value is awaited,
-//!                       bit 3: handed over from another peer
+//!                       bit 3: handed over from another peer, bit 4: has options
 //! u128 original id      only with bit 3, set by a node alone: the id under which the message was
 //!                       first accepted, and under which it is still delivered
+//! u8   options          only with bit 4, and then not 0: bit 0: has a time to live
+//! u64  time to live     only with bit 0 of the options: milliseconds, 1 to 365 days
 //! u8   key length       only with bit 0; then the key's bytes, 1..=255
 //! u16  headers length   only with bit 1; then a MessagePack map of string to string
 //! …    payload          the rest
 //! ```
 
 use crate::id::MessageId;
-use crate::limits::HEADERS_BYTES_MAX;
+use crate::limits::{HEADERS_BYTES_MAX, TTL_MS_MAX};
 use bytes::BufMut;
 use core::hash::{BuildHasher, Hasher};
 use core::num::NonZeroU64;
@@ -29,8 +31,18 @@ pub mod body_flags {
     pub const REPLY: u8 = 4;
     /// The original id of a handed-over message follows. Producers may not set it.
     pub const ORIGINAL_ID: u8 = 8;
+    /// Options follow.
+    pub const OPTIONS: u8 = 16;
     /// Bits this version does not know; they must be zero.
-    pub const UNKNOWN: u8 = !(KEY | HEADERS | REPLY | ORIGINAL_ID);
+    pub const UNKNOWN: u8 = !(KEY | HEADERS | REPLY | ORIGINAL_ID | OPTIONS);
+}
+
+/// Bits of a body's options. Each stands for a field, in this order.
+pub mod option_flags {
+    /// A time to live follows.
+    pub const TTL: u8 = 1;
+    /// Bits this version does not know; they must be zero.
+    pub const UNKNOWN: u8 = !TTL;
 }
 
 /// A body taken apart, borrowing from the frame or record it came in.
@@ -38,6 +50,9 @@ pub mod body_flags {
 pub struct Body<'a> {
     /// The id under which a handed-over message was first accepted.
     pub original_id: Option<MessageId>,
+    /// For how many milliseconds after it was first accepted it may still be sent, at most
+    /// [`TTL_MS_MAX`]. One whose time has ended is not sent any more, and its record says so.
+    pub ttl_ms: Option<NonZeroU64>,
     /// The ordering key, if there is one.
     pub key: Option<&'a [u8]>,
     /// The encoded header map, if there is one; decode it with [`decode_headers`].
@@ -62,6 +77,15 @@ pub enum BodyError {
     /// Flag bits of a later version.
     #[error("the body flags 0x{0:02x} have bits this version does not know")]
     UnknownFlags(u8),
+    /// The options flag with no option.
+    #[error("the body has options and none of them is set; leave the options flag out instead")]
+    NoOptions,
+    /// Option bits of a later version.
+    #[error("the body's options 0x{0:02x} have bits this version does not know")]
+    UnknownOptions(u8),
+    /// A time to live out of its bounds.
+    #[error("a time to live has 1 to {TTL_MS_MAX} ms, this one has {0}")]
+    BadTtl(u64),
     /// The header map is too long.
     #[error("the header map has {0} bytes, at most 32768 are allowed")]
     HeadersTooLong(usize),
@@ -79,6 +103,9 @@ impl<'a> Body<'a> {
             let (id, after) = rest.split_first_chunk::<16>().ok_or(BodyError::Truncated)?;
             body.original_id = Some(MessageId(u128::from_be_bytes(*id)));
             rest = after;
+        }
+        if flags & body_flags::OPTIONS != 0 {
+            rest = body.parse_options(rest)?;
         }
         if flags & body_flags::KEY != 0 {
             let (&len, after) = rest.split_first().ok_or(BodyError::Truncated)?;
@@ -103,10 +130,31 @@ impl<'a> Body<'a> {
         Ok(body)
     }
 
+    /// Takes the options off the front; what follows them is returned.
+    #[cold]
+    fn parse_options<'b>(&mut self, bytes: &'b [u8]) -> Result<&'b [u8], BodyError> {
+        let (&options, mut rest) = bytes.split_first().ok_or(BodyError::Truncated)?;
+        if options == 0 {
+            return Err(BodyError::NoOptions);
+        }
+        if options & option_flags::UNKNOWN != 0 {
+            return Err(BodyError::UnknownOptions(options));
+        }
+        if options & option_flags::TTL != 0 {
+            let (ms, after) = rest.split_first_chunk::<8>().ok_or(BodyError::Truncated)?;
+            let ms = u64::from_be_bytes(*ms);
+            let ttl_ms = NonZeroU64::new(ms).filter(|ms| ms.get() <= TTL_MS_MAX);
+            self.ttl_ms = Some(ttl_ms.ok_or(BodyError::BadTtl(ms))?);
+            rest = after;
+        }
+        Ok(rest)
+    }
+
     /// How many bytes [`Body::encode`] appends.
     #[must_use]
     pub fn encoded_len(&self) -> usize {
         1 + self.original_id.map_or(0, |_| 16)
+            + self.ttl_ms.map_or(0, |_| 1 + 8)
             + self.key.map_or(0, |key| 1 + key.len())
             + self.headers.map_or(0, |headers| 2 + headers.len())
             + self.payload.len()
@@ -122,9 +170,14 @@ impl<'a> Body<'a> {
         flags |= if headers.is_some() { body_flags::HEADERS } else { 0 };
         flags |= if self.reply { body_flags::REPLY } else { 0 };
         flags |= if self.original_id.is_some() { body_flags::ORIGINAL_ID } else { 0 };
+        flags |= if self.ttl_ms.is_some() { body_flags::OPTIONS } else { 0 };
         out.put_u8(flags);
         if let Some(id) = self.original_id {
             out.put_u128(id.0);
+        }
+        if let Some(ms) = self.ttl_ms {
+            out.put_u8(option_flags::TTL);
+            out.put_u64(ms.get());
         }
         if let Some(key) = key {
             out.put_u8(key.len() as u8);

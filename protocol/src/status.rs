@@ -227,6 +227,10 @@ pub struct ReceiverStatus {
     /// What it waits for, as long as it is open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blocked: Option<Blocked>,
+    /// When its time to live ends, if it has one, as long as it is open: by the wall clock as it stood
+    /// when the message was accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<WallMillis>,
 }
 
 /// What a message waits for on its way to one receiver: the one thing without which it would go on.

@@ -2,10 +2,11 @@
 //! that is a map. Whatever happens in whatever order (links, acks, nacks, lateness, reads, restarts,
 //! policies), the model checks after every step that
 //!
-//! - each message is settled or parked at most once, and only while open; in the end all are;
+//! - each message is settled, parked or expired at most once, and only while open; in the end all are;
 //! - what is sent is open, in flight once, within window and grant, flagged and counted right;
 //! - first attempts of a key leave in order, and strict order holds through retries (P2);
 //! - refused messages are not sent before they are due and parked when the schedule ends (P4);
+//! - what has a time to live is not sent once it has ended, and expires then, never earlier nor in flight;
 //! - without a link no body is held, and with one no more than the bounds say (P6);
 //! - floor and counters are exact.
 

@@ -132,6 +132,11 @@ fn single_messages_can_be_set_aside() {
 }
 
 #[test]
+fn what_has_lived_long_enough_is_not_sent() {
+    check("ttl.txt");
+}
+
+#[test]
 fn what_a_message_waits_for_has_one_answer() {
     check("explain.txt");
 }

@@ -47,8 +47,8 @@ left out. Levels: **error** look now, **warn** look today, **info** the node's l
 closer look (`--log-filter debug`, or live with `restante log-level debug`).
 
 The questions the log answers alone: who is down, since when, how much waits and when is the next try
-(`peer_down`, `peer_failed`, `summary_peer`); what was refused, parked, purged (`message_refused`,
-`message_parked`, `messages_purged`); who changed what (`peer_added` to `admin_refused`).
+(`peer_down`, `peer_failed`, `summary_peer`); what was refused, parked, expired, purged (`message_refused`,
+`message_parked`, `messages_expired`, `messages_purged`); who changed what (`peer_added` to `admin_refused`).
 
 ## Events
 ";

@@ -271,6 +271,10 @@ events! {
     "A receiver refused a message for now." => "Nothing; it is parked after the last attempt of the peer's schedule."
     WARN message_refused(peer: &str, message: MessageId, attempt: u32, reason: &str, next_attempt: WallMillis, suppressed: Suppressed);
 
+    "The time to live of so many messages ended before a receiver had acked them; `message` is the first. They are not sent any more, and their records say so."
+        => "Nothing, if their producers meant it; else bring the receiver back sooner, or have them publish with a longer time."
+    WARN messages_expired(peer: &str, messages: u64, message: MessageId, suppressed: Suppressed);
+
     "A message is set aside for one receiver: it was refused too often or for good. It stays stored."
         => "Mend the receiver or the message; `restante message trace ID` shows its life."
     ERROR message_parked(peer: &str, message: MessageId, attempt: u32, reason: &str, suppressed: Suppressed);

@@ -7,7 +7,7 @@ use crate::faults::{self, Place};
 use crate::health::PeerReport;
 use crate::journal::{Lane, Read, Settle};
 use crate::link::{DialTarget, Outgoing};
-use crate::router::CallEnded;
+use crate::router::{CallEnded, CallsExpired};
 use actix::prelude::*;
 use bytes::Bytes;
 use restante_protocol::delivery::types::{CloseReason, LinkCommand};
@@ -41,8 +41,8 @@ impl Handler<Drain> for Peer {
         }
         self.obey_link_commands(ctx);
         self.transmit(now);
-        // Parks come first: a floor covers parked messages too, and a crash may keep any number of
-        // records and lose those behind them.
+        // Parks come first, and what has expired: a floor covers those too, and a crash may keep any
+        // number of records and lose those behind them.
         self.record_parked();
         self.record_settled();
         self.send_reports();
@@ -147,7 +147,8 @@ impl Peer {
         }
     }
 
-    /// One record for everything that was acked since the last drain.
+    /// One record for everything that was acked since the last drain, and one before it for everything
+    /// that has expired.
     pub(super) fn record_settled(&mut self) {
         let mut details = Vec::new();
         while let Some(settled) = self.core.poll_settled() {
@@ -159,6 +160,7 @@ impl Peer {
                 details.push(SettleDetail { number, attempts, value: Vec::new() });
             }
         }
+        self.record_expired();
         if self.settled.is_empty() {
             self.values.clear();
             return;
@@ -181,6 +183,44 @@ impl Peer {
         let numbers = self.settled.clone();
         self.settled.clear();
         self.marks.acked.fetch_add(numbers.len() as u64, Relaxed);
+        self.shared.journal.settle(Settle { record, numbers });
+    }
+
+    /// Each expired message is named by a record that stands before any floor that passes over it: the
+    /// ledger takes the first word it finds.
+    fn record_expired(&mut self) {
+        let Some(first) = self.core.poll_expired() else { return };
+        let mut all = vec![first];
+        while let Some(expired) = self.core.poll_expired() {
+            all.push(expired);
+        }
+        all.sort_unstable_by_key(|expired| expired.number);
+        let numbers: Vec<MessageNumber> = all.iter().map(|expired| expired.number).collect();
+        let sent = all.iter().filter(|expired| expired.attempts > 0);
+        let details = sent.map(|expired| {
+            let (number, attempts) = (expired.number, expired.attempts);
+            SettleDetail { number, attempts, value: Vec::new() }
+        });
+        let record = SettleRecord {
+            peer: self.config.id,
+            at_ms: clock::wall_ms(),
+            outcome: Outcome::Expired,
+            moved_to: PeerId::NONE,
+            // What was acked and is not on record yet lies below it too, and was not expired.
+            floor: if self.settled.is_empty() { self.core.floor() } else { 0 },
+            above: numbers.clone(),
+            details: details.collect(),
+        };
+        for number in &numbers {
+            self.calls.remove(number);
+        }
+        // A fresh address has a place in the mailbox however full that is; one for all of a drain.
+        let _ = self
+            .shared
+            .router
+            .get()
+            .map(|router| router.clone().try_send(CallsExpired(numbers.clone())));
+        self.report(PeerReport::expired(&self.config, all.len() as u64, all[0]));
         self.shared.journal.settle(Settle { record, numbers });
     }
 

@@ -38,7 +38,12 @@ pub struct EnqueuedMessage {
     pub body_len: u32,
     /// Its ordering key's digest.
     pub key: Option<KeyHash>,
+    /// Whether its body has options, which are to be looked at.
+    pub has_options: bool,
 }
+
+// There is one for each message and receiver of a batch.
+const _: () = assert!(size_of::<EnqueuedMessage>() == 24);
 
 /// Messages and their bytes, counted up from the start of the node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

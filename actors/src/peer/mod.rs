@@ -220,17 +220,21 @@ impl Peer {
         let now = clock::now();
         match page {
             Ok(page) => {
-                let marks = &self.marks;
+                let (marks, shared) = (&self.marks, &self.shared);
                 let entries = page.messages.into_iter().map(|stored| {
                     marks.take_in_hand(stored.number, stored.accepted_ms);
                     #[cfg(feature = "faults")]
                     faults::with_body(Place::Load, &self.config.name, &stored.body);
-                    let key = Body::parse(&stored.body).ok().and_then(|body| body.key_hash());
+                    let (number, accepted_ms) = (stored.number, stored.accepted_ms);
+                    let body = Body::parse(&stored.body).unwrap_or_default();
+                    let (key, expires) =
+                        (body.key_hash(), shared.expiry(number, accepted_ms, &body));
                     Entry {
-                        number: stored.number,
-                        accepted_ms: stored.accepted_ms,
+                        number,
+                        accepted_ms,
                         bytes: u32::try_from(stored.body.len()).unwrap_or(u32::MAX),
                         key,
+                        expires,
                         body: stored.body,
                     }
                 });
@@ -277,7 +281,7 @@ impl Peer {
         }
         let (chunk, accepted_ms) = (&enqueue.chunk, enqueue.accepted_ms);
         warm(chunk, &enqueue.messages);
-        let marks = &self.marks;
+        let (marks, shared) = (&self.marks, &self.shared);
         let entries = enqueue.messages.iter().map(|message| {
             let number = enqueue.first_number + u64::from(message.index);
             marks.take_in_hand(number, accepted_ms);
@@ -287,7 +291,14 @@ impl Peer {
                 if at_once { chunk.slice(range) } else { Bytes::copy_from_slice(&chunk[range]) };
             #[cfg(feature = "faults")]
             faults::with_body(Place::Enqueue, &self.config.name, &body);
-            Entry { number, accepted_ms, bytes: message.body_len, key: message.key, body }
+            let expires = if message.has_options {
+                let options = Body::parse(&body).unwrap_or_default();
+                shared.expiry(number, accepted_ms, &options)
+            } else {
+                None
+            };
+            let (bytes, key) = (message.body_len, message.key);
+            Entry { number, accepted_ms, bytes, key, expires, body }
         });
         self.core.handle_enqueue(now, marks.then_put_down(entries));
     }

@@ -11,16 +11,20 @@ use crate::router::Router;
 use crate::supervise::Supervision;
 use actix::prelude::*;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use restante_protocol::admin::{PeerSettings, PeerUrl};
-use restante_protocol::delivery::Delivery;
+use restante_protocol::anchors::Anchors;
 use restante_protocol::delivery::types::Start;
+use restante_protocol::delivery::{Delivery, Expiry};
 use restante_protocol::id::{MessageNumber, NodeTag, PeerId};
+use restante_protocol::message::Body;
 use restante_protocol::name::Name;
 use restante_protocol::time::Time;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
 /// What an operator said of the peer.
 #[derive(Clone, Debug)]
@@ -69,6 +73,8 @@ pub struct Shared {
     pub queued_bytes: Budget,
     /// The memory that pages of backlog may take.
     pub page_bytes: Budget,
+    /// Where the two clocks stood when, for messages that live for a time.
+    pub anchors: Mutex<Anchors>,
     /// Messages appended and not settled, parked ones and what removed peers have left included,
     /// counted per receiver: against the node's quota.
     pub kept: AtomicI64,
@@ -95,6 +101,22 @@ impl Shared {
             knows_since,
         };
         Delivery::new(now, &config.settings, start, rand::random())
+    }
+
+    /// When a message's time to live ends, if it has one. A copy's began when the message was first
+    /// accepted.
+    pub(super) fn expiry(
+        &self,
+        number: MessageNumber,
+        accepted_ms: u64,
+        body: &Body<'_>,
+    ) -> Option<Expiry> {
+        let ttl = Duration::from_millis(body.ttl_ms?.get());
+        let (number, accepted_ms) = match body.original_id {
+            Some(id) => (id.number(), id.accepted_ms()),
+            None => (number, accepted_ms),
+        };
+        Expiry::at(self.anchors.lock().end_of_life(number, accepted_ms, ttl))
     }
 }
 

@@ -91,6 +91,15 @@ impl Calls {
         Some(call)
     }
 
+    /// Which of these messages are calls that await their answers. Takes time with the fewer of both.
+    pub(super) fn numbers_of(&self, messages: &[MessageNumber]) -> Vec<MessageNumber> {
+        if self.by_number.len() < messages.len() {
+            let calls = self.by_number.keys().copied();
+            return calls.filter(|call| messages.binary_search(call).is_ok()).collect();
+        }
+        messages.iter().copied().filter(|message| self.by_number.contains_key(message)).collect()
+    }
+
     /// Takes every call that awaits this peer's answer.
     pub(super) fn take_of(&mut self, peer: PeerId) -> Vec<Call> {
         self.take_if(|call| call.peer == peer)

@@ -4,6 +4,7 @@
 use super::batch::{Building, CallSlot, Outcome, Pending};
 use super::publish::refused_by_place;
 use super::{Effected, Router};
+use crate::clock;
 use crate::journal::{Batch, Completion, End};
 use crate::peer::{Enqueue, EnqueuedMessage, Missed};
 use actix::prelude::*;
@@ -239,6 +240,16 @@ impl Router {
                 Outcome::OfJob(step) => self.steps.push(*step),
             }
         }
+    }
+
+    /// The wall clock's time for the next batch, and notes it if that clock has been set.
+    pub(super) fn accepted_now(&mut self) -> u64 {
+        let (wall_ms, now) = (clock::wall_ms(), clock::now());
+        let mut anchors = self.shared.anchors.lock();
+        if anchors.are_off(wall_ms, now) {
+            anchors.note(self.journal.next_number(), wall_ms, now);
+        }
+        wall_ms
     }
 
     pub(super) fn id(&self, accepted_ms: u64, number: MessageNumber) -> MessageId {

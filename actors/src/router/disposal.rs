@@ -26,6 +26,15 @@ const PAGE_BYTES: usize = 1024 * 1024;
 /// How long to wait after the journal could not be read or written.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// What becomes of a message's time to live in its copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    /// It goes on, from when the message was first accepted.
+    Same,
+    /// It is over and done with: the copy has none.
+    New,
+}
+
 /// How far a disposal has come.
 pub(super) struct Disposal {
     id: PeerId,
@@ -139,11 +148,13 @@ impl Router {
         ctx: &mut Context<Self>,
     ) {
         self.append_building();
-        self.building.accepted_ms = clock::wall_ms();
+        self.building.accepted_ms = self.accepted_now();
+        // What was parked has left the time it had to live behind.
+        let life = if disposal.lane == Lane::Open { Life::Same } else { Life::New };
         let mut copied = Vec::with_capacity(page.messages.len());
         for stored in &page.messages {
             let id = self.id(stored.accepted_ms, stored.number);
-            if self.building.copy_to(to, id, stored) {
+            if self.building.copy_to(to, id, stored, life) {
                 copied.push(stored.number);
             } else {
                 self.leave_behind(&disposal, stored.number, "it is not laid out as a message");
@@ -219,12 +230,15 @@ impl Router {
             let fixed = restante_protocol::record::MESSAGE_FIXED_BYTES as u32 + 4;
             let body_at = record.offset + header + fixed;
             let body_len = record.body_len - fixed;
-            (EnqueuedMessage { index, body_at, body_len, key: None }, u64::from(body_len))
+            let message =
+                EnqueuedMessage { index, body_at, body_len, key: None, has_options: false };
+            (message, u64::from(body_len))
         });
         for (mut message, bytes) in copies {
             let at = message.body_at as usize;
             let body = &self.building.bytes[at..at + message.body_len as usize];
-            message.key = Body::parse(body).ok().and_then(|body| body.key_hash());
+            let body = Body::parse(body).unwrap_or_default();
+            (message.key, message.has_options) = (body.key_hash(), body.ttl_ms.is_some());
             slot.gathered.push(message);
             slot.gathered_bytes += bytes;
             self.building.deliveries += 1;
@@ -310,9 +324,11 @@ impl Building {
         to: PeerId,
         id: restante_protocol::id::MessageId,
         stored: &Stored,
+        life: Life,
     ) -> bool {
         let Ok(mut body) = Body::parse(&stored.body) else { return false };
         body.original_id = body.original_id.or(Some(id));
+        body.ttl_ms = body.ttl_ms.filter(|_| life == Life::Same);
         let mut bytes = Vec::with_capacity(body.encoded_len());
         body.encode(&mut bytes);
         let placed = put_message_record(&mut self.bytes, self.accepted_ms, 0, 0, &[to], &bytes);

@@ -9,6 +9,7 @@
 
 use super::Router;
 use super::batch::Outcome;
+use super::disposal::Life;
 use crate::aside::{self, Aside, Look};
 use crate::clock;
 use crate::events;
@@ -325,7 +326,7 @@ impl Router {
     ) -> Result<(), (Running, String)> {
         self.append_building();
         let done = self.jobs.stands.get(&run.number).map_or(job.messages, |stand| stand.messages);
-        let accepted_ms = clock::wall_ms();
+        let accepted_ms = self.accepted_now();
         // The note stands first in the batch. Nobody else takes a number in this turn.
         let first = self.journal.next_number() + 1;
         let originals: Vec<MessageNumber> =
@@ -342,7 +343,8 @@ impl Router {
         self.building.place(RecordKind::Admin, placed);
         for aside in chosen {
             let id = self.id(aside.stored.accepted_ms, aside.stored.number);
-            self.building.copy_to(to, id, &aside.stored);
+            // Who has it replayed wants it delivered, however long it lay.
+            self.building.copy_to(to, id, &aside.stored, Life::New);
         }
         self.gather_copies(to);
         let Some(begins) = self.append_building() else {

@@ -109,6 +109,11 @@ pub struct CallEnded {
     pub value: Bytes,
 }
 
+/// These messages, ascending, have expired, calls or not: who awaits an answer to one gets none.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct CallsExpired(pub Vec<MessageNumber>);
+
 /// Answered when everything settled before it is on disk.
 #[derive(Message)]
 #[rtype(result = "Result<(), Refusal>")]

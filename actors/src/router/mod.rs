@@ -302,6 +302,18 @@ impl Handler<CallEnded> for Router {
     }
 }
 
+impl Handler<CallsExpired> for Router {
+    type Result = ();
+
+    fn handle(&mut self, expired: CallsExpired, _: &mut Context<Self>) {
+        for number in self.calls.numbers_of(&expired.0) {
+            if let Some(call) = self.calls.remove(number) {
+                call.end(b"its time to live ended");
+            }
+        }
+    }
+}
+
 impl Handler<FlushSettles> for Router {
     type Result = ResponseFuture<Result<(), Refusal>>;
 

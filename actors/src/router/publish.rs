@@ -234,10 +234,10 @@ impl Router {
         let key = (flags & body_flags::KEY != 0)
             .then(|| Body::parse(body).ok().and_then(|body| body.key_hash()))
             .flatten();
-        let building = &mut self.building;
-        if building.accepted_ms == 0 {
-            building.accepted_ms = clock::wall_ms();
+        if self.building.accepted_ms == 0 {
+            self.building.accepted_ms = self.accepted_now();
         }
+        let building = &mut self.building;
         let index = building.next_index();
         let placed = put_message_record(
             &mut building.bytes,
@@ -258,7 +258,8 @@ impl Router {
         // A batch stays below 4 GiB by far, so its offsets fit.
         let body_at = (body_end - body.len()) as u32;
         building.deliveries += peers.len() as u64;
-        let message = EnqueuedMessage { index, body_at, body_len: item.body_len, key };
+        let has_options = flags & body_flags::OPTIONS != 0;
+        let message = EnqueuedMessage { index, body_at, body_len: item.body_len, key, has_options };
         for peer in peers {
             let Some(slot) = self.slots.get_mut(*peer) else { continue };
             if slot.gathered.is_empty() {

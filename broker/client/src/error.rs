@@ -182,6 +182,12 @@ pub enum PublishError {
         /// Its length.
         bytes: usize,
     },
+    /// A time to live that is none or too long. Nothing was sent.
+    #[error("a time to live has 1 ms to 365 days, this one has {ms} ms")]
+    BadTtl {
+        /// Its length, in milliseconds.
+        ms: u64,
+    },
     /// A header's name is empty or has a control character. Nothing was sent.
     #[error("a header's name has at least one character and no control characters, not {name:?}")]
     BadHeader {

@@ -5,12 +5,13 @@ use crate::error::PublishError;
 use crate::producer::ReceiptKey;
 use bytes::Bytes;
 use restante_protocol::id::MessageId;
-use restante_protocol::limits::{HEADERS_BYTES_MAX, KEY_BYTES_MAX};
+use restante_protocol::limits::{HEADERS_BYTES_MAX, KEY_BYTES_MAX, TTL_MS_MAX};
 use restante_protocol::message::{Body, encode_headers};
 use restante_protocol::name::Name;
 use restante_protocol::refusal::Code;
 use smallvec::SmallVec;
 use std::future::Future;
+use std::num::NonZeroU64;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -25,6 +26,7 @@ use std::time::Duration;
 ///     .payload("an order")
 ///     .key("customer-17")
 ///     .header("content-type", "text/plain")
+///     .ttl(std::time::Duration::from_secs(3_600))
 ///     .all_or_nothing();
 /// # let _ = publish;
 /// ```
@@ -35,6 +37,7 @@ pub struct Publish {
     pub(crate) payload: Bytes,
     pub(crate) key: Option<Bytes>,
     pub(crate) headers: Vec<(String, String)>,
+    pub(crate) ttl: Option<Duration>,
     pub(crate) all_or_nothing: bool,
     pub(crate) reply: bool,
 }
@@ -83,6 +86,7 @@ impl Publish {
             payload: Bytes::new(),
             key: None,
             headers: Vec::new(),
+            ttl: None,
             all_or_nothing: false,
             reply: false,
         }
@@ -104,6 +108,14 @@ impl Publish {
     /// controls a terminal or ends a line.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// For how long after it was accepted it may still be sent, 1 ms to 365 days; without a time, for
+    /// ever. A receiver that has not got it by then does not get it any more, and the message's record
+    /// says *expired*. The node rounds it up to a twentieth of a second.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
         self
     }
 
@@ -152,8 +164,16 @@ impl Publish {
         if let Some(bytes) = key.map(<[u8]>::len).filter(|len| *len == 0 || *len > KEY_BYTES_MAX) {
             return Err(PublishError::BadKey { bytes });
         }
-        Ok(Body { key, headers, reply: self.reply, payload: &self.payload, ..Body::default() })
+        let ttl_ms = self.ttl.map(ttl_ms).transpose()?;
+        let (reply, payload) = (self.reply, &self.payload[..]);
+        Ok(Body { ttl_ms, key, headers, reply, payload, ..Body::default() })
     }
+}
+
+fn ttl_ms(ttl: Duration) -> Result<NonZeroU64, PublishError> {
+    let ms = u64::try_from(ttl.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+    let within = NonZeroU64::new(ms).filter(|ms| ms.get() <= TTL_MS_MAX);
+    within.ok_or(PublishError::BadTtl { ms })
 }
 
 pub(crate) fn names<I, N>(receivers: I) -> Result<SmallVec<[Name; 2]>, PublishError>

@@ -43,8 +43,13 @@ fn status(state: MessageState) -> Reply {
 
 /// As of a message that was replayed: its lives, one after the other.
 fn status_of<const LIVES: usize>(states: [MessageState; LIVES]) -> Reply {
-    let receiver =
-        |state| ReceiverStatus { receiver: "a".to_owned(), state, attempts: 1, blocked: None };
+    let receiver = |state| ReceiverStatus {
+        receiver: "a".to_owned(),
+        state,
+        attempts: 1,
+        blocked: None,
+        expires: None,
+    };
     let receivers = states.map(receiver).to_vec();
     Reply::Message(MessageStatus { id: id(1), accepted: WallMillis(1), bytes: None, receivers })
 }

@@ -206,6 +206,10 @@ async fn what_is_wrong_with_a_publish_is_said_before_anything_is_sent() {
     assert!(matches!(failed(large), PublishError::TooLarge { max: 1_048_576, .. }));
     assert!(matches!(failed(to_a("").key("")), PublishError::BadKey { bytes: 0 }));
     assert!(matches!(failed(to_a("").key(vec![0; 256])), PublishError::BadKey { bytes: 256 }));
+    assert!(matches!(failed(to_a("").ttl(Duration::ZERO)), PublishError::BadTtl { ms: 0 }));
+    let (longest, ms) = (Duration::from_secs(365 * 86_400), 365 * 86_400_000 + 1);
+    let longer = longest + Duration::from_nanos(1);
+    assert!(matches!(failed(to_a("").ttl(longer)), PublishError::BadTtl { ms: m } if m == ms));
     let headers = to_a("").header("h", "v".repeat(40_000));
     assert!(matches!(failed(headers), PublishError::HeadersTooLarge { .. }));
     let (_other_node, _other_peer, other) = connected().await;

@@ -64,7 +64,7 @@ async fn explain(client: &Client, id: MessageId, output: Output) -> Result<(), F
     }
     let now = show::now();
     let mut lines = Vec::new();
-    for ReceiverStatus { receiver, state, blocked, .. } in &status.receivers {
+    for ReceiverStatus { receiver, state, blocked, expires, .. } in &status.receivers {
         if !state.is_open() {
             continue;
         }
@@ -73,7 +73,8 @@ async fn explain(client: &Client, id: MessageId, output: Output) -> Result<(), F
             || "its actor did not say what it waits for; ask again".to_owned(),
             |blocked| show::blocked(blocked, now),
         );
-        lines.push(format!("{receiver}: {word}; {why}\n"));
+        let expires = expires.map(|at| show::expiry(at, now)).unwrap_or_default();
+        lines.push(format!("{receiver}: {word}; {why}{expires}\n"));
     }
     if lines.is_empty() {
         lines.push("it waits for nothing: no receiver is to get it any more\n".to_owned());
@@ -164,6 +165,8 @@ struct Towards<'a> {
     answer: Option<Answer<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     blocked: Option<&'a Blocked>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires: Option<WallMillis>,
 }
 
 impl<'a> From<&'a ReceiverStatus> for Towards<'a> {
@@ -180,6 +183,7 @@ impl<'a> From<&'a ReceiverStatus> for Towards<'a> {
             by: None,
             answer: None,
             blocked: status.blocked.as_ref(),
+            expires: status.expires,
         };
         match &status.state {
             MessageState::Queued | MessageState::Done => {}
@@ -225,6 +229,9 @@ fn as_table(status: &MessageStatus, output: Output) -> String {
         let (state, at, mut what) = show::state(&receiver.state);
         if let Some(blocked) = &receiver.blocked {
             what = show::blocked(blocked, now);
+        }
+        if let Some(expires) = receiver.expires {
+            what += &show::expiry(expires, now);
         }
         table.row(vec![
             (Some(Paint::Bold), receiver.receiver.clone()),

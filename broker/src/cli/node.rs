@@ -160,6 +160,7 @@ impl From<PublishError> for Failure {
             | PublishError::TooManyReceivers { .. }
             | PublishError::BadName { .. }
             | PublishError::BadKey { .. }
+            | PublishError::BadTtl { .. }
             | PublishError::BadHeader { .. }
             | PublishError::HeadersTooLarge { .. } => Exit::Usage,
             PublishError::TooLarge { .. } => Exit::Refused,

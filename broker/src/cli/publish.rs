@@ -41,6 +41,9 @@ pub(super) struct Args {
     /// Messages of one key reach a receiver in the order they were published
     #[arg(long)]
     key: Option<String>,
+    /// Do not send it any more after this time, counted from when the node accepted it
+    #[arg(long, value_name = "DURATION", value_parser = values::duration)]
+    ttl: Option<Duration>,
     /// Accept for all receivers or for none
     #[arg(long)]
     all_or_nothing: bool,
@@ -115,6 +118,9 @@ async fn publish_all(
         }
         if let Some(key) = &args.key {
             publish = publish.key(key.clone());
+        }
+        if let Some(ttl) = args.ttl {
+            publish = publish.ttl(ttl);
         }
         if args.all_or_nothing { publish.all_or_nothing() } else { publish }
     };

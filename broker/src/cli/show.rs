@@ -117,6 +117,14 @@ pub(super) fn blocked(blocked: &Blocked, now: WallMillis) -> String {
     }
 }
 
+/// Until when a message is still sent, as the end of a sentence.
+pub(super) fn expiry(expires: WallMillis, now: WallMillis) -> String {
+    match expires > now {
+        true => format!("; expires {}", until(expires, now)),
+        false => "; its time to live has ended, and it expires when its turn comes".to_owned(),
+    }
+}
+
 /// The stable word of a state, as in JSON.
 pub(super) fn state_word(state: &MessageState) -> &'static str {
     match state {

@@ -163,10 +163,16 @@ impl PublishFault {
             PublishFault::PayloadTooLarge { .. }
             | PublishFault::TooManyReceivers(_)
             | PublishFault::Body(BodyError::HeadersTooLong(_)) => Code::TooLarge,
-            PublishFault::UnknownFlags(_) | PublishFault::Body(BodyError::UnknownFlags(_)) => {
+            PublishFault::UnknownFlags(_)
+            | PublishFault::Body(BodyError::UnknownFlags(_) | BodyError::UnknownOptions(_)) => {
                 Code::Unsupported
             }
-            PublishFault::Body(BodyError::Truncated | BodyError::EmptyKey)
+            PublishFault::Body(
+                BodyError::Truncated
+                | BodyError::EmptyKey
+                | BodyError::NoOptions
+                | BodyError::BadTtl(_),
+            )
             | PublishFault::OriginalId => Code::Malformed,
             PublishFault::NoReceiver => Code::NoReceiver,
         }

@@ -49,8 +49,9 @@ use smallvec::SmallVec;
 const LENGTH_BYTES: usize = 4;
 /// Bytes of the type, which the length word counts.
 const KIND_BYTES: usize = HEADER_BYTES - LENGTH_BYTES;
-/// The most a body has in front of its payload: flags, original id, key and headers with their lengths.
-const BODY_HEAD_BYTES_MAX: usize = 1 + 16 + 1 + KEY_BYTES_MAX + 2 + HEADERS_BYTES_MAX;
+/// The most a body has in front of its payload: flags, original id, options, key and headers with their
+/// lengths.
+const BODY_HEAD_BYTES_MAX: usize = 1 + 16 + (1 + 8) + 1 + KEY_BYTES_MAX + 2 + HEADERS_BYTES_MAX;
 
 /// What a reader takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -151,8 +151,7 @@ impl<B> Delivery<B> {
         if let Some(slot) = self.unacked.take(tag) {
             self.unacked.settle_front();
             if slot.line == Line::Straight {
-                let retry = Retry::of(slot.accepted_ms, slot.key, slot.bytes);
-                self.retries.insert(slot.number, Retry { attempts: 1, ..retry });
+                self.retries.insert(slot.number, Retry::of_slot(&slot));
             }
             return Some(slot.number);
         }

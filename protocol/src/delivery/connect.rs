@@ -130,8 +130,7 @@ impl<B> Delivery<B> {
     /// A delivery that was not answered: its message is to be sent again.
     pub(super) fn take_back(&mut self, slot: &Slot) {
         if slot.line == Line::Straight {
-            let retry = Retry::of(slot.accepted_ms, slot.key, slot.bytes);
-            self.retries.insert(slot.number, Retry { attempts: 1, ..retry });
+            self.retries.insert(slot.number, Retry::of_slot(slot));
         } else {
             self.retries.set(slot.number, State::Wanted);
         }

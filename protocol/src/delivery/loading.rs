@@ -170,6 +170,9 @@ impl<B> Delivery<B> {
         let number = entry.number;
         if let Some(retry) = self.retries.get(number) {
             if matches!(retry.state, State::Wanted) {
+                if retry.expires != entry.expires {
+                    self.retries.update(number, |retry| retry.expires = entry.expires);
+                }
                 self.retries.set(number, State::Ready(entry.body));
             }
         } else if what == What::Backlog && self.queue.is_unread(number) {

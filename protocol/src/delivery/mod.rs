@@ -20,6 +20,9 @@
 //!                                                          └─ late, or the link is gone
 //! ```
 //!
+//! Where a message would be sent (send queue, held, ready) and its time to live has ended, it is
+//! expired instead, see [`expiry`].
+//!
 //! A message is in one container at a time: [`send_queue`] (fresh, in order of number), [`held`]
 //! (stepped over for its key), [`unacked`] (in flight, by tag), [`retries`] (everything that left the
 //! straight line, in one of four states), or in the journal only. Bodies are held in the send queue,
@@ -30,13 +33,14 @@
 //!
 //! One input, then drain everything, in this order:
 //!
-//! 1. [`Delivery::poll_parked`], then [`Delivery::poll_settled`] with [`Delivery::floor`], which
-//!    covers what was parked: tell the journal, in this order, before any load is begun, so that no
-//!    page brings back what is done;
-//! 2. [`Delivery::poll_link`]: dial or close. A closed link's later events are the shell's to drop;
-//! 3. [`Delivery::poll_transmit`] until `None`; [`Delivery::poll_load`], answered once, later, by
-//!    [`Delivery::handle_loaded`] or [`Delivery::handle_load_failed`];
-//! 4. [`Delivery::poll_report`], and [`Delivery::next_deadline`] to arm the peer's one timer.
+//! 1. [`Delivery::poll_link`]: dial or close. A closed link's later events are the shell's to drop;
+//! 2. [`Delivery::poll_transmit`] until `None`, which also finds what has expired;
+//! 3. [`Delivery::poll_parked`] and [`Delivery::poll_expired`], then [`Delivery::poll_settled`] with
+//!    [`Delivery::floor`], which covers what was parked or expired: tell the journal, in this order,
+//!    before any load is begun, so that no page brings back what is done;
+//! 4. [`Delivery::poll_load`], answered once, later, by [`Delivery::handle_loaded`] or
+//!    [`Delivery::handle_load_failed`];
+//! 5. [`Delivery::poll_report`], and [`Delivery::next_deadline`] to arm the peer's one timer.
 //!
 //! # Promises kept here
 //!
@@ -55,6 +59,7 @@
 mod answers;
 mod backoff;
 mod connect;
+mod expiry;
 mod explain;
 mod hand_off;
 mod held;
@@ -70,6 +75,7 @@ mod unacked;
 mod verdict;
 mod window;
 
+pub use expiry::{Expired, Expiry};
 pub use held::SKIPPED_MAX;
 pub use retries::REFUSED_MAX;
 pub use send_queue::{QUEUE_BYTES_MIN, QUEUE_MESSAGES_MIN, QUEUE_WINDOWS};
@@ -84,6 +90,7 @@ use crate::status::{Health, Stall};
 use crate::time::Time;
 use backoff::Backoff;
 use core::time::Duration;
+use expiry::Left;
 use held::Held;
 use link::{Link, LinkState};
 use loading::Loading;
@@ -91,6 +98,7 @@ use retries::{Retries, Retry, State};
 use send_queue::SendQueue;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use transmit::Next;
 use unacked::{Line, Slot, Unacked};
 use verdict::Verdict;
 
@@ -135,6 +143,7 @@ pub struct Delivery<B> {
     // To be drained.
     settled: VecDeque<Settled>,
     parked: VecDeque<Parked>,
+    expired: VecDeque<Expired>,
     commands: VecDeque<LinkCommand>,
     reports: VecDeque<Report>,
 }
@@ -187,6 +196,7 @@ impl<B> Delivery<B> {
             load_failures: 0,
             settled: VecDeque::new(),
             parked: VecDeque::new(),
+            expired: VecDeque::new(),
             commands: VecDeque::new(),
             reports: VecDeque::new(),
             terms,
@@ -278,15 +288,16 @@ impl<B> Delivery<B> {
         self.reports.pop_front()
     }
 
-    /// Nothing of this peer at or below this number is open, nor parked without the journal having
-    /// been told: [`Delivery::poll_parked`] is emptied first.
+    /// Nothing of this peer at or below this number is open, nor parked or expired without the journal
+    /// having been told: [`Delivery::poll_parked`] and [`Delivery::poll_expired`] are emptied first.
     #[must_use]
     pub fn floor(&self) -> MessageNumber {
         let straight = self.unacked.first_straight().map(|slot| slot.number);
         let retry = self.retries.first().map(|(number, _)| number);
         let queued = self.queue.front().map(|entry| entry.number);
         let parked = self.parked.iter().map(|parked| parked.number).min();
-        let open = [straight, retry, queued, self.held.first(), parked];
+        let expired = self.expired.iter().map(|expired| expired.number).min();
+        let open = [straight, retry, queued, self.held.first(), parked, expired];
         let lowest = open.into_iter().flatten().min();
         lowest.map_or(self.queue.cursor(), |number| self.queue.cursor().min(number - 1))
     }
@@ -343,8 +354,7 @@ impl<B> Delivery<B> {
             return Ok(Out::of_retry(&retry));
         }
         if let Some(entry) = self.queue.remove(number).or_else(|| self.held.remove(number)) {
-            let Entry { accepted_ms, bytes, key, .. } = entry;
-            return Ok(Out { accepted_ms, attempts: 0, bytes, key });
+            return Ok(Out::of(&entry));
         }
         let in_flight = self.unacked.iter().find(|(_, slot)| slot.number == number);
         if let Some((tag, slot)) = in_flight.map(|(tag, slot)| (tag, *slot)) {
@@ -480,6 +490,12 @@ impl Terms {
 }
 
 impl Out {
+    /// Of one that was not sent.
+    fn of<B>(entry: &Entry<B>) -> Out {
+        let Entry { accepted_ms, bytes, key, .. } = *entry;
+        Out { accepted_ms, attempts: 0, bytes, key }
+    }
+
     fn of_retry<B>(retry: &Retry<B>) -> Out {
         let Retry { accepted_ms, attempts, bytes, key, .. } = *retry;
         Out { accepted_ms, attempts, bytes, key }

@@ -1,7 +1,7 @@
 //! Messages that left the straight line: sent before and to be sent again, or sent out of turn.
 //!
 //! ```text
-//!             nack                         due
+//!             nack                  due, or its life over
 //!   Unacked ────────► Refused ───────────────────────► Wanted ──── loaded ───► Ready
 //!      ▲ │                                               ▲ ▲                    │ │
 //!      │ └─────────── late, or the link is gone ─────────┘ └── the link is gone ┘ │
@@ -12,7 +12,9 @@
 //! [`Retries::set`] alone. No body is held except in `Ready`. There are at most as many as a window
 //! holds, plus [`REFUSED_MAX`].
 
+use super::expiry::Expiry;
 use super::types::Whereabouts;
+use super::unacked::Slot;
 use crate::id::MessageNumber;
 use crate::message::KeyHash;
 use crate::time::Time;
@@ -39,6 +41,8 @@ pub(super) struct Retry<B> {
     pub(super) losses: u8,
     /// How many messages the peer had acked at the first of them.
     pub(super) acked_before: u64,
+    /// When its time to live ends, at the latest: exactly once it has been read again.
+    pub(super) expires: Option<Expiry>,
     pub(super) state: State<B>,
 }
 
@@ -194,12 +198,13 @@ impl<B> Retries<B> {
         of_key.map(|(_, number)| *number).next()
     }
 
-    /// When the next refused message is due.
+    /// When the next refused message is due, or its life over.
     pub(super) fn next_due(&self) -> Option<Time> {
         self.due.first().map(|(due, _)| *due)
     }
 
-    /// Refused messages that are due want to be sent again.
+    /// Refused messages that are due want to be sent again; those whose life is over want the same, so
+    /// that they are looked at and found expired.
     pub(super) fn wake(&mut self, now: Time) {
         while let Some((due, number)) = self.due.first().copied()
             && due <= now
@@ -220,7 +225,7 @@ impl<B> Retries<B> {
 
     fn index(&mut self, number: MessageNumber, retry: &Retry<B>) {
         match &retry.state {
-            State::Refused { due, .. } => drop(self.due.insert((*due, number))),
+            State::Refused { due, .. } => drop(self.due.insert((retry.wakes(*due), number))),
             State::Wanted => drop(self.wanted.insert(number)),
             State::Ready(_) => {
                 self.ready_bytes += u64::from(retry.bytes);
@@ -237,7 +242,7 @@ impl<B> Retries<B> {
 
     fn unindex(&mut self, number: MessageNumber, retry: &Retry<B>) {
         match &retry.state {
-            State::Refused { due, .. } => drop(self.due.remove(&(*due, number))),
+            State::Refused { due, .. } => drop(self.due.remove(&(retry.wakes(*due), number))),
             State::Wanted => drop(self.wanted.remove(&number)),
             State::Ready(_) => {
                 self.ready_bytes -= u64::from(retry.bytes);
@@ -254,8 +259,20 @@ impl<B> Retry<B> {
     /// A message that was not sent yet and is to be.
     pub(super) fn of(accepted_ms: u64, key: Option<KeyHash>, bytes: u32) -> Retry<B> {
         let (attempts, refusals, losses, acked_before) = (0, 0, 0, 0);
-        let state = State::Wanted;
-        Retry { accepted_ms, key, bytes, attempts, refusals, losses, acked_before, state }
+        let (expires, state) = (None, State::Wanted);
+        Retry { accepted_ms, key, bytes, attempts, refusals, losses, acked_before, expires, state }
+    }
+
+    /// One that was sent once, straight from the queue, and is to be sent again.
+    pub(super) fn of_slot(slot: &Slot) -> Retry<B> {
+        let expires = slot.left.expiry(slot.sent_at);
+        let retry = Retry::of(slot.accepted_ms, slot.key, slot.bytes);
+        Retry { attempts: 1, expires, ..retry }
+    }
+
+    /// When one that is refused until then is looked at.
+    fn wakes(&self, due: Time) -> Time {
+        self.expires.map_or(due, |expires| due.min(expires.time()))
     }
 
     /// When it is tried again, if it was refused and waits.

@@ -6,6 +6,17 @@
 
 use super::*;
 
+/// The message whose turn it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Next {
+    /// One that is sent again.
+    Retry(MessageNumber),
+    /// The first that was stepped over for this key.
+    Held(Option<KeyHash>),
+    /// The front of the send queue.
+    Front,
+}
+
 impl<B> Delivery<B> {
     /// The next message to be sent, if the link, the window, the receiver's grant and the order of
     /// keys allow one. Its body leaves the core with it.
@@ -18,8 +29,11 @@ impl<B> Delivery<B> {
         if !is_straight || self.terms.order == Order::Strict {
             return self.transmit_by_rank(now);
         }
-        let bytes = self.queue.front()?.bytes;
-        if !self.fits(bytes) {
+        let front = self.queue.front()?;
+        if front.expires.is_some() {
+            return self.transmit_by_rank(now);
+        }
+        if !self.fits(front.bytes) {
             return None;
         }
         self.send_front(now)
@@ -33,7 +47,7 @@ impl<B> Delivery<B> {
 
     /// Whether the window has room in bytes. One message always fits.
     #[inline]
-    fn fits(&self, bytes: u32) -> bool {
+    pub(super) fn fits(&self, bytes: u32) -> bool {
         let in_flight = self.unacked.bytes();
         in_flight + u64::from(bytes) <= self.terms.window_bytes || self.unacked.live() == 0
     }
@@ -41,40 +55,59 @@ impl<B> Delivery<B> {
     /// A first attempt.
     #[inline]
     fn send(&mut self, now: Time, entry: Entry<B>, line: Line) -> Transmit<B> {
-        let Entry { number, accepted_ms, bytes, key, body } = entry;
-        let tag = self.unacked.next_tag();
-        let slot = Slot { number, sent_at: now, accepted_ms, key, bytes, line };
+        let Entry { number, accepted_ms, bytes, key, expires, body } = entry;
+        let (tag, left) = (self.unacked.next_tag(), Left::of(expires, now));
+        let slot = Slot { number, sent_at: now, accepted_ms, key, bytes, line, left };
         self.unacked.push(slot, self.terms.window_messages);
         let redelivered = number <= self.maybe_sent;
         Transmit { tag, number, accepted_ms, attempt: 1, redelivered, body }
     }
 
-    /// See the module.
+    /// See the module. What has expired by the time its turn comes goes without being sent.
     fn transmit_by_rank(&mut self, now: Time) -> Option<Transmit<B>> {
+        loop {
+            let next = self.next_by_rank(now)?;
+            if self.let_expire(now, next) {
+                continue;
+            }
+            return match next {
+                Next::Retry(number) => self.resend(now, number),
+                Next::Held(key) => self.send_held(now, key),
+                Next::Front => {
+                    let bytes = self.queue.front()?.bytes;
+                    if self.fits(bytes) { self.send_front(now) } else { None }
+                }
+            };
+        }
+    }
+
+    /// Whose turn it is.
+    fn next_by_rank(&mut self, now: Time) -> Option<Next> {
         let suspect = self.next_of(self.retries.sendable_suspects());
         let is_idle = self.unacked.live() == 0;
         if let Some(number) = suspect
             && self.link.is_probed
         {
-            return if is_idle { self.resend(now, number) } else { None };
+            return is_idle.then_some(Next::Retry(number));
         }
         if let Some(number) = self.next_of(self.retries.sendable()) {
-            return self.resend(now, number);
+            return Some(Next::Retry(number));
         }
         if self.retries.refused() < REFUSED_MAX {
             if let Some(key) = self.next_released() {
-                return self.send_held(now, key);
+                return Some(Next::Held(key));
             }
-            if self.step_to_free_key() {
-                let bytes = self.queue.front()?.bytes;
-                return if self.fits(bytes) { self.send_front(now) } else { None };
+            if self.step_to_free_key(now) {
+                return Some(Next::Front);
             }
         }
-        let number = suspect.filter(|_| is_idle && !self.reads_on())?;
-        self.resend(now, number)
+        suspect.filter(|_| is_idle && !self.reads_on()).map(Next::Retry)
     }
 
-    fn next_of(&self, mut retries: impl Iterator<Item = MessageNumber>) -> Option<MessageNumber> {
+    pub(super) fn next_of(
+        &self,
+        mut retries: impl Iterator<Item = MessageNumber>,
+    ) -> Option<MessageNumber> {
         retries.find(|number| !self.is_retry_blocked(*number))
     }
 
@@ -103,7 +136,9 @@ impl<B> Delivery<B> {
             return None;
         };
         self.retries.update(number, |retry| retry.attempts = attempt);
-        let slot = Slot { number, sent_at: now, accepted_ms, key, bytes, line: Line::Retry };
+        // What is left of a retry stands with the retry.
+        let (line, left) = (Line::Retry, Left::default());
+        let slot = Slot { number, sent_at: now, accepted_ms, key, bytes, line, left };
         self.unacked.push(slot, self.terms.window_messages);
         if is_suspect {
             self.link.is_alone = true;
@@ -133,15 +168,19 @@ impl<B> Delivery<B> {
         let entry = self.held.pop(key)?;
         let tag = self.unacked.next_tag();
         let state = State::Unacked { tag, since: now };
-        let retry = Retry { attempts: 1, state, ..Retry::of(entry.accepted_ms, key, entry.bytes) };
-        self.retries.insert(entry.number, retry);
+        let (expires, fresh) = (entry.expires, Retry::of(entry.accepted_ms, key, entry.bytes));
+        self.retries.insert(entry.number, Retry { attempts: 1, expires, state, ..fresh });
         Some(self.send(now, entry, Line::Retry))
     }
 
     /// Steps over messages of busy keys. Whether a free one is in front then.
-    fn step_to_free_key(&mut self) -> bool {
+    fn step_to_free_key(&mut self, now: Time) -> bool {
         while let Some(entry) = self.queue.front() {
             let key = entry.key;
+            // What waits for a busy key is not kept beyond its time.
+            if entry.expires.is_some() && self.let_expire(now, Next::Front) {
+                continue;
+            }
             let must_wait = self.is_key_blocked(key) || self.held.contains_key(key);
             if !must_wait || self.terms.order == Order::None {
                 return true;

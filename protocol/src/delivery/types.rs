@@ -1,5 +1,6 @@
 //! What goes into a delivery core and what comes out of it.
 
+use super::expiry::Expiry;
 use crate::id::MessageNumber;
 use crate::message::KeyHash;
 use crate::record::Outcome;
@@ -39,6 +40,8 @@ pub struct Entry<B> {
     pub bytes: u32,
     /// Its ordering key's digest, if it has a key.
     pub key: Option<KeyHash>,
+    /// When its time to live ends, if it does.
+    pub expires: Option<Expiry>,
     /// Where its body is.
     pub body: B,
 }
@@ -65,7 +68,7 @@ pub struct Transmit<B> {
 pub struct Settled {
     /// Which.
     pub number: MessageNumber,
-    /// How; [`Outcome::Acked`] unless an operator decided.
+    /// How: [`Outcome::Acked`].
     pub outcome: Outcome,
     /// How often it was sent.
     pub attempts: u16,

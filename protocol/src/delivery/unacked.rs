@@ -5,6 +5,7 @@
 //! Where the front does not catch up because one message goes unanswered while thousands behind it
 //! are acked, it moves to `stragglers`, so that memory follows the window and not the traffic.
 
+use super::expiry::Left;
 use crate::id::MessageNumber;
 use crate::message::KeyHash;
 use crate::time::Time;
@@ -28,6 +29,8 @@ pub(super) struct Slot {
     pub(super) key: Option<KeyHash>,
     pub(super) bytes: u32,
     pub(super) line: Line,
+    /// How long it has left to be sent again.
+    pub(super) left: Left,
 }
 
 /// How a message came into flight.
@@ -347,6 +350,7 @@ mod tests {
                 key: None,
                 bytes: 1,
                 line: Line::Straight,
+                left: Left::default(),
             };
             unacked.push(slot, WINDOW);
             // The first hundred go unanswered, and of the others every third.

@@ -1,17 +1,33 @@
 //! What must hold, in the simplest words.
 
 use super::world::{End, Link, SCHEDULE_MS, World};
+use core::time::Duration;
 use restante_protocol::admin::Order;
 use restante_protocol::delivery::{
-    Load, Parked, QUEUE_MESSAGES_MIN, QUEUE_WINDOWS, SKIPPED_MAX, Settled, Transmit, Whereabouts,
+    Expired, Load, Parked, QUEUE_MESSAGES_MIN, QUEUE_WINDOWS, SKIPPED_MAX, Settled, Transmit,
+    Whereabouts,
 };
 use std::sync::Arc;
+
+/// How much later than its end one in flight may be found to end: what has left the queue has it in
+/// twentieths of a second from when it was sent.
+const EXPIRY_EXACT_TO: Duration = Duration::from_millis(100);
 
 impl World {
     pub(crate) fn check_settled(&mut self, settled: &Settled) {
         let message = self.message(settled.number);
         assert_eq!((settled.attempts, settled.bytes), (message.attempts, message.bytes));
         self.close(settled.number, End::Settled);
+    }
+
+    pub(crate) fn check_expired(&mut self, expired: &Expired) {
+        let now = self.now;
+        assert!(!self.index.flying.contains_key(&expired.number), "{expired:?} is in flight");
+        let message = self.message(expired.number);
+        assert_eq!((expired.attempts, expired.bytes), (message.attempts, message.bytes));
+        let is_over = message.expires.is_some_and(|expires| expires.time() <= now);
+        assert!(is_over, "{expired:?} lives: {message:?}");
+        self.close(expired.number, End::Expired);
     }
 
     pub(crate) fn check_parked(&mut self, parked: &Parked) {
@@ -39,6 +55,8 @@ impl World {
         let message = self.message(number);
         assert_eq!(message.end, End::Open, "{number} is sent although it is done");
         assert!(message.due <= now, "{number} is sent before it is due");
+        let lives = message.expires.is_none_or(|expires| expires.time() > now);
+        assert!(lives, "{number} is sent although its time to live has ended");
         message.attempts += 1;
         assert_eq!(attempt, message.attempts);
         assert_eq!(redelivered, attempt > 1 || number <= maybe_sent, "the flag of {number}");
@@ -100,7 +118,13 @@ impl World {
                     attempts == message.attempts && self.index.flying.contains_key(number)
                 }
                 Some(Whereabouts::Retrying { attempts, next_attempt, .. }) => {
-                    attempts == message.attempts && message.refusals > 0 && next_attempt > self.now
+                    // With a link, one whose life is over does not wait for its next try.
+                    let end = message.expires.map(|end| end.time() + EXPIRY_EXACT_TO);
+                    let is_due = self.core.next_deadline().is_some_and(|at| at <= self.now);
+                    let lives = end.is_none_or(|end| end > self.now);
+                    let waits = self.link != Link::Up || lives || is_due;
+                    let is_refused = attempts == message.attempts && message.refusals > 0;
+                    is_refused && waits && next_attempt > self.now
                 }
                 Some(Whereabouts::Queued { attempts }) => attempts == message.attempts,
                 None => false,

@@ -28,6 +28,7 @@ impl Default for Setup {
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
     Enqueue { count: u64, stride: u64, keys: u64, bytes: u32 },
+    EnqueueMortal { count: u64, keys: u64, ttl_ms: u64 },
     Missed { count: u64 },
     LinkUp { grant: Option<u64> },
     LinkLost,
@@ -88,6 +89,8 @@ fn traffic() -> impl Strategy<Value = Op> {
         9 => (count, 1..3_u64, 1..5_u64, bytes).prop_map(|(count, stride, keys, bytes)| {
             Op::Enqueue { count, stride, keys, bytes }
         }),
+        3 => (1..20_u64, 1..5_u64, 0..4_000_u64)
+            .prop_map(|(count, keys, ttl_ms)| Op::EnqueueMortal { count, keys, ttl_ms }),
         1 => (1..20_u64).prop_map(|count| Op::Missed { count }),
     ]
 }

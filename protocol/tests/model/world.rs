@@ -5,7 +5,7 @@ use core::num::NonZeroU64;
 use core::time::Duration;
 use restante_protocol::admin::{Order, PeerSettings};
 use restante_protocol::delivery::{
-    Delivery, Entry, LinkCommand, Load, NotExcluded, ParkCause, Report, Start,
+    Delivery, Entry, Expiry, LinkCommand, Load, NotExcluded, ParkCause, Report, Start,
 };
 use restante_protocol::message::KeyHash;
 use restante_protocol::time::Time;
@@ -21,6 +21,7 @@ pub(crate) enum End {
     Open,
     Settled,
     Parked,
+    Expired,
 }
 
 /// Everything there is to know about a message.
@@ -35,6 +36,8 @@ pub(crate) struct Message {
     pub(crate) refusals: usize,
     /// Not to be sent before.
     pub(crate) due: Time,
+    /// Not to be sent from then on.
+    pub(crate) expires: Option<Expiry>,
 }
 
 /// One delivery in flight, or given up for lateness on this link.
@@ -218,11 +221,16 @@ impl World {
         let now = self.now;
         match *op {
             Op::Enqueue { count, stride, keys, bytes } => {
-                let entries = self.store(count, stride, keys, bytes);
+                let entries = self.store(count, stride, keys, bytes, None);
+                self.core.handle_enqueue(now, entries);
+            }
+            Op::EnqueueMortal { count, keys, ttl_ms } => {
+                let expires = Expiry::at(now + Duration::from_millis(ttl_ms));
+                let entries = self.store(count, 1, keys, 100, expires);
                 self.core.handle_enqueue(now, entries);
             }
             Op::Missed { count } => {
-                self.store(count, 2, 3, 100);
+                self.store(count, 2, 3, 100, None);
                 self.core.handle_missed(now, self.newest, count, count * 100);
             }
             Op::LinkUp { grant } => self.link_up(grant),
@@ -337,13 +345,20 @@ impl World {
         }
     }
 
-    fn store(&mut self, count: u64, stride: u64, keys: u64, bytes: u32) -> Vec<Entry<Arc<()>>> {
+    fn store(
+        &mut self,
+        count: u64,
+        stride: u64,
+        keys: u64,
+        bytes: u32,
+        expires: Option<Expiry>,
+    ) -> Vec<Entry<Arc<()>>> {
         let mut entries = Vec::new();
         for _ in 0..count {
             self.newest += stride;
             let key = NonZeroU64::new(self.newest / stride % keys).map(u64::from);
             let (end, due) = (End::Open, Time::ZERO);
-            let message = Message { key, bytes, end, attempts: 0, refusals: 0, due };
+            let message = Message { key, bytes, end, attempts: 0, refusals: 0, due, expires };
             entries.push(self.entry(self.newest, &message));
             self.index.open.insert(self.newest);
             self.index.open_bytes += u64::from(bytes);
@@ -356,7 +371,8 @@ impl World {
     fn entry(&self, number: u64, message: &Message) -> Entry<Arc<()>> {
         let key = message.key.and_then(NonZeroU64::new).map(KeyHash);
         let body = Arc::clone(&self.body);
-        Entry { number, accepted_ms: number, bytes: message.bytes, key, body }
+        let Message { bytes, expires, .. } = *message;
+        Entry { number, accepted_ms: number, bytes, key, expires, body }
     }
 
     fn link_up(&mut self, grant: Option<u64>) {
@@ -482,9 +498,12 @@ impl World {
             self.obey(command);
         }
         while let Some(transmit) = self.core.poll_transmit(self.now) {
+            // What was found expired on the way to it went before it.
+            self.let_expire();
             self.check_transmit(&transmit);
             self.fly(transmit.tag, transmit.number);
         }
+        self.let_expire();
         if let Some(load) = self.core.poll_load() {
             self.check_load(&load);
             let within = self.index.open.range(load.after + 1..=load.through);
@@ -498,6 +517,12 @@ impl World {
             self.check_report(&report);
         }
         self.check_whole();
+    }
+
+    fn let_expire(&mut self) {
+        while let Some(expired) = self.core.poll_expired() {
+            self.check_expired(&expired);
+        }
     }
 
     fn obey(&mut self, command: LinkCommand) {

@@ -5,7 +5,7 @@ mod trace;
 use core::num::NonZeroU64;
 use core::time::Duration;
 use restante_protocol::admin::{Order, PeerSettings};
-use restante_protocol::delivery::{Delivery, Entry, Load, ParkCause, Start};
+use restante_protocol::delivery::{Delivery, Entry, Expiry, Load, ParkCause, Start};
 use restante_protocol::message::KeyHash;
 use restante_protocol::time::Time;
 use std::collections::BTreeMap;
@@ -16,6 +16,7 @@ use trace::Trace;
 struct Stored {
     bytes: u32,
     key: Option<u64>,
+    expires: Option<Expiry>,
     done: bool,
 }
 
@@ -159,7 +160,9 @@ impl Session {
         let (first, last) = range(words[0]);
         let bytes = option(words, "bytes").map_or(100, number) as u32;
         let key = option(words, "key").map(key);
-        let message = Stored { bytes, key, done: false };
+        let ttl = option(words, "ttl").map(duration);
+        let expires = ttl.and_then(|ttl| Expiry::at(self.now + ttl));
+        let message = Stored { bytes, key, expires, done: false };
         self.journal.extend((first..=last).map(|number| (number, message)));
         (first..=last).map(|number| entry(number, &message)).collect()
     }
@@ -248,6 +251,10 @@ impl Session {
         while let Some(transmit) = core.poll_transmit(now) {
             self.trace.transmit(&transmit);
         }
+        while let Some(expired) = core.poll_expired() {
+            self.journal.get_mut(&expired.number).expect("it was enqueued").done = true;
+            self.trace.expired(&expired);
+        }
         if let Some(load) = core.poll_load() {
             assert!(self.load.replace(load).is_none(), "two reads under way");
             self.trace.load(&load);
@@ -262,7 +269,8 @@ impl Session {
 
 fn entry(number: u64, message: &Stored) -> Entry<u64> {
     let key = message.key.and_then(NonZeroU64::new).map(KeyHash);
-    Entry { number, accepted_ms: number, bytes: message.bytes, key, body: number }
+    let Stored { bytes, expires, .. } = *message;
+    Entry { number, accepted_ms: number, bytes, key, expires, body: number }
 }
 
 /// `name=value` among the words.

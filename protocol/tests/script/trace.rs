@@ -1,7 +1,7 @@
 //! Outputs of a delivery core in words. Runs of the same kind become one line.
 
 use restante_protocol::delivery::{
-    Blocked, CloseReason, LinkCommand, Load, Parked, Report, Settled, Snapshot, Transmit,
+    Blocked, CloseReason, Expired, LinkCommand, Load, Parked, Report, Settled, Snapshot, Transmit,
     Whereabouts,
 };
 use restante_protocol::time::Time;
@@ -36,6 +36,13 @@ impl Trace {
     pub(super) fn settled(&mut self, settled: &Settled) {
         let times = if settled.attempts == 1 { "" } else { &times(settled.attempts) };
         self.extend("done", None, settled.number, times.to_owned());
+    }
+
+    pub(super) fn expired(&mut self, expired: &Expired) {
+        let Expired { number, attempts, .. } = expired;
+        assert_eq!(expired.accepted_ms, *number, "another message's time");
+        let times = if *attempts == 0 { "" } else { &times(*attempts) };
+        self.extend("expired", None, *number, times.to_owned());
     }
 
     pub(super) fn parked(&mut self, parked: &Parked) {

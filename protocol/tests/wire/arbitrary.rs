@@ -3,6 +3,7 @@
 
 use crate::samples::{self, Sample};
 use bytes::BytesMut;
+use core::num::NonZeroU64;
 use proptest::prelude::*;
 use restante_protocol::codec::{
     Limits, Next, next_frame, parse_control, put_frame, request_number,
@@ -12,7 +13,7 @@ use restante_protocol::frame::{
     TagRange,
 };
 use restante_protocol::id::MessageId;
-use restante_protocol::limits::PAYLOAD_BYTES_MAX;
+use restante_protocol::limits::{PAYLOAD_BYTES_MAX, TTL_MS_MAX};
 use restante_protocol::message::{Body, decode_headers};
 use restante_protocol::refusal::Code;
 
@@ -187,11 +188,13 @@ fn bytes(max: usize) -> impl Strategy<Value = Vec<u8>> {
 
 fn body() -> impl Strategy<Value = Vec<u8>> {
     let key = prop::option::of(prop::collection::vec(any::<u8>(), 1..=255));
-    (key, prop::option::of(bytes(300)), any::<bool>(), bytes(400)).prop_map(
-        |(key, headers, reply, payload)| {
+    let ttl = prop::option::of(1..=TTL_MS_MAX);
+    (ttl, key, prop::option::of(bytes(300)), any::<bool>(), bytes(400)).prop_map(
+        |(ttl, key, headers, reply, payload)| {
+            let ttl_ms = ttl.and_then(NonZeroU64::new);
             let mut out = Vec::new();
             let (key, headers, payload) = (key.as_deref(), headers.as_deref(), &payload[..]);
-            let body = Body { key, headers, reply, payload, ..Body::default() };
+            let body = Body { ttl_ms, key, headers, reply, payload, ..Body::default() };
             body.encode(&mut out);
             assert_eq!(out.len(), body.encoded_len());
             assert_eq!(Body::parse(&out), Ok(body));

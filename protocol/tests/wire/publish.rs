@@ -1,11 +1,12 @@
 //! What is wrong with a publish is that publish's alone, unless framing itself is lost.
 
 use bytes::BytesMut;
+use core::num::NonZeroU64;
 use restante_protocol::codec::{
     FrameError, Limits, Next, PublishFault, RefusedPublish, next_frame, put_message,
 };
 use restante_protocol::frame::{Frame, PUBLISH_FIXED_BYTES};
-use restante_protocol::limits::{FRAME_BYTES_MAX, PAYLOAD_BYTES_MAX, RECEIVERS_MAX};
+use restante_protocol::limits::{FRAME_BYTES_MAX, PAYLOAD_BYTES_MAX, RECEIVERS_MAX, TTL_MS_MAX};
 use restante_protocol::message::{Body, BodyError};
 use restante_protocol::refusal::Code;
 
@@ -58,6 +59,31 @@ fn faults_of_a_whole_publish_name_themselves_and_let_the_next_frame_through() {
             Code::TooLarge,
         ),
         (
+            whole(0, 1, &[&one[..], &[16, 0]].concat()),
+            PublishFault::Body(BodyError::NoOptions),
+            Code::Malformed,
+        ),
+        (
+            whole(0, 1, &[&one[..], &[16, 3], &[0; 8]].concat()),
+            PublishFault::Body(BodyError::UnknownOptions(3)),
+            Code::Unsupported,
+        ),
+        (
+            whole(0, 1, &[&one[..], &[16, 1], &[0; 8]].concat()),
+            PublishFault::Body(BodyError::BadTtl(0)),
+            Code::Malformed,
+        ),
+        (
+            whole(0, 1, &[&one[..], &[16, 1], &(TTL_MS_MAX + 1).to_be_bytes()].concat()),
+            PublishFault::Body(BodyError::BadTtl(TTL_MS_MAX + 1)),
+            Code::Malformed,
+        ),
+        (
+            whole(0, 1, &[&one[..], &[16, 1], &[0; 7]].concat()),
+            PublishFault::Body(BodyError::Truncated),
+            Code::Malformed,
+        ),
+        (
             whole(0, 1, &[&one[..], &[8], &[7; 16]].concat()),
             PublishFault::OriginalId,
             Code::Malformed,
@@ -107,6 +133,7 @@ fn a_payload_of_exactly_the_limit_is_taken_whatever_stands_before_it() {
     for body in [
         Body { payload, ..Body::default() },
         Body { payload, key: Some(key), headers: Some(headers), reply: true, ..Body::default() },
+        Body { payload, ttl_ms: NonZeroU64::new(TTL_MS_MAX), key: Some(key), ..Body::default() },
     ] {
         let mut out = BytesMut::new();
         let aliases: Vec<u32> = (0..RECEIVERS_MAX as u32).collect();

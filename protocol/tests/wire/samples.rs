@@ -1,6 +1,7 @@
 //! One example of everything that is said, by name. Names are those of `vectors/frames.txt`.
 
 use bytes::BytesMut;
+use core::num::NonZeroU64;
 use restante_protocol::admin::{
     AdminCommand, AdminDone, Order, PeerPatch, PeerSettings, PeerUrl, Waiting,
 };
@@ -66,13 +67,17 @@ fn rich() -> Vec<u8> {
     body(&Body { key, headers, reply: true, payload: b"{}", ..Body::default() })
 }
 
+fn mortal() -> Vec<u8> {
+    body(&Body { ttl_ms: NonZeroU64::new(60_000), payload: b"news", ..Body::default() })
+}
+
 fn handed_over() -> Vec<u8> {
     body(&Body { original_id: Some(id(3)), payload: b"again", ..Body::default() })
 }
 
 fn hot() -> Vec<Sample> {
-    let (hello, world, rich, handed_over) =
-        (plain(b"hello"), plain(b"world"), rich(), handed_over());
+    let (hello, world, rich, mortal, handed_over) =
+        (plain(b"hello"), plain(b"world"), rich(), mortal(), handed_over());
     let publish =
         |flags, sequence, aliases, body| Frame::Publish(Publish { flags, sequence, aliases, body });
     let deliver = |redelivered, attempt, slot, tag, number, body| {
@@ -83,6 +88,7 @@ fn hot() -> Vec<Sample> {
         ("publish-1", publish(0, 1, &[0, 0, 0, 0], &hello)),
         ("publish-2", publish(0, 2, &[0, 0, 0, 0], &world)),
         ("publish-key-headers-call", publish(1, 3, &[0, 0, 0, 0, 0, 0, 1, 0], &rich)),
+        ("publish-ttl", publish(0, 4, &[0, 0, 0, 0], &mortal)),
         ("confirm-1-2", Frame::Confirm(Confirm { first_sequence: 1, count: 2, first_id: id(42) })),
         (
             "refuse-part",
@@ -107,6 +113,7 @@ fn hot() -> Vec<Sample> {
         ("deliver-1", deliver(false, 1, 0, 1, 42, &hello)),
         ("deliver-2", deliver(false, 1, 0, 2, 43, &world)),
         ("deliver-again", deliver(true, 2, 7, 3, 43, &rich)),
+        ("deliver-ttl", deliver(false, 1, 0, 3, 45, &mortal)),
         ("deliver-handed-over", deliver(false, 1, 7, 4, 51, &handed_over)),
         ("ack-1-2", Frame::Ack(Ack { slot: 0, ranges: smallvec![TagRange { first: 1, last: 2 }] })),
         (
@@ -495,6 +502,7 @@ fn message() -> MessageStatus {
         state,
         attempts: 1,
         blocked: (place == 0).then(blocked),
+        expires: (place == 0).then_some(WallMillis(1_764_000_060_000)),
     };
     MessageStatus {
         id: id(42),
