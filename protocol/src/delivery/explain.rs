@@ -89,6 +89,29 @@ impl<B> Delivery<B> {
         self.unacked.iter().map(|(_, slot)| slot).find(|slot| slot.number == number)
     }
 
+    /// Whether the window has no room in bytes for the message whose turn it is.
+    fn is_next_too_large(&self) -> bool {
+        let retry =
+            self.next_of(self.retries.sendable()).and_then(|number| self.retries.get(number));
+        let bytes = match retry {
+            Some(retry) => Some(retry.bytes),
+            None if self.retries.refused() >= REFUSED_MAX => None,
+            None => self.first_fresh_bytes(),
+        };
+        bytes.is_some_and(|bytes| !self.fits(bytes))
+    }
+
+    /// Bytes of the message that is sent next for the first time, if its key lets it.
+    fn first_fresh_bytes(&self) -> Option<u32> {
+        let mut released = self.held.released();
+        if let Some(key) = released.find(|key| !self.is_key_blocked(*key)) {
+            return self.held.next_bytes(key);
+        }
+        let front = self.queue.front()?;
+        let waits = self.is_key_blocked(front.key) || self.held.contains_key(front.key);
+        (!waits || self.terms.order == Order::None).then_some(front.bytes)
+    }
+
     /// What keeps the next message from being sent, if one waits.
     pub(super) fn stall(&self) -> Option<Stall> {
         let live = u64::from(self.unacked.live());
@@ -102,6 +125,7 @@ impl<B> Delivery<B> {
             () if self.link.is_alone => Some(Stall::Suspect),
             () if live >= u64::from(self.allowance) && is_ramping => Some(Stall::Ramp),
             () if live >= u64::from(self.allowance) => Some(Stall::Window),
+            () if self.is_next_too_large() => Some(Stall::Window),
             () if self.retries.refused() >= REFUSED_MAX => Some(Stall::Refusals),
             () if self.loading.is_some() || self.load_retry_at.is_some() => Some(Stall::Journal),
             () if self.retries.sendable_suspects().next().is_some() => Some(Stall::Suspect),

@@ -84,6 +84,11 @@ impl<B> Held<B> {
         self.released.front().copied()
     }
 
+    /// The keys that were released, in that order.
+    pub(super) fn released(&self) -> impl Iterator<Item = Option<KeyHash>> {
+        self.released.iter().copied()
+    }
+
     /// It turned out to be busy again: its next release is to come.
     pub(super) fn unrelease_first(&mut self) {
         if let Some(key) = self.released.pop_front()
