@@ -46,7 +46,8 @@ fn main() {
     std::fs::create_dir_all(&root).expect("the directory can be made");
     let dir = root.join(format!("journal-bench-{}", std::process::id()));
     std::fs::create_dir_all(&dir).expect("the directory can be made");
-    let parts: [(&str, fn(&Path, usize)); 4] =
+    type Part = (&'static str, fn(&Path, usize));
+    let parts: [Part; 4] =
         [("lone", lone), ("ingest", ingest), ("read_back", read_back), ("steady", steady)];
     let wanted: Vec<String> = args.collect();
     for (name, part) in parts {

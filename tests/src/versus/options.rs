@@ -2,7 +2,7 @@
 
 use super::cost;
 use super::failure::{Context, Failure, Result, failure};
-use super::report::{self, Report};
+use super::report::{self, Report, Run};
 use super::result::{Metrics, Outcome};
 use super::server::{LAUNCH, launch};
 use super::shape::Times;
@@ -61,9 +61,16 @@ struct Options {
     /// The program under test [default: beside this program]
     #[arg(long)]
     restante: Option<PathBuf>,
-    /// Write the page (Markdown), the chart (.svg) and all figures (.json) to this path
+    /// Write the page (Markdown), the chart (.svg) and all figures (.json) to this path, after each
+    /// workload; what is there of other workloads is kept, with the date and revision of its run
     #[arg(long, value_name = "PATH.md")]
     write: Option<PathBuf>,
+    /// Leave out what the page already has of this revision at this scale: goes on where a run ended
+    #[arg(long, requires = "write")]
+    resume: bool,
+    /// What is measured, for the page [tests/bench: the commit]
+    #[arg(long, default_value = "")]
+    revision: String,
     /// Print all figures as JSON instead of tables
     #[arg(long)]
     json: bool,
@@ -134,6 +141,20 @@ impl Options {
         if found.is_empty() { Err(failure!("no broker is left to measure")) } else { Ok(found) }
     }
 
+    /// What was asked for, without what only says where things are.
+    fn arguments(&self) -> String {
+        let mut words = std::env::args().skip(1);
+        let mut kept = Vec::new();
+        while let Some(word) = words.next() {
+            if word == "--revision" {
+                words.next();
+            } else {
+                kept.push(word);
+            }
+        }
+        kept.join(" ")
+    }
+
     fn workloads(&self) -> Result<Vec<&'static str>> {
         if let Some(unknown) = self.only.iter().find(|name| !WORKLOADS.contains(&name.as_str())) {
             return Err(failure!("there is no workload {unknown}; expected {WORKLOADS:?}"));
@@ -152,20 +173,24 @@ fn beside(name: &str) -> Result<PathBuf> {
 fn run(options: &Options) -> Result<()> {
     let (scale, subjects) = (options.scale(), options.subjects()?);
     let dir = options.dir.clone().map_or_else(|| beside(""), Ok)?;
+    let mut report =
+        options.write.as_deref().map_or_else(|| Ok(Report::default()), Report::read)?;
+    let mut run = Run::new(&options.revision, scale.to_string(), options.arguments());
     let begun = Instant::now();
-    let mut outcomes: Vec<Outcome> = Vec::new();
     for workload in options.workloads()? {
-        let own = |outcome: &&Outcome| outcome.workload == "W1" && outcome.subject == "Restante";
-        let own_rate = outcomes.iter().find(own).and_then(|own| own.median.get("deliveries_per_s"));
-        for case in workload::cases(workload, &scale, own_rate) {
+        if options.resume && report.has(workload, &run) {
+            continue;
+        }
+        let mut outcomes: Vec<Outcome> = Vec::new();
+        for case in workload::cases(workload, &scale, report.own_rate()) {
             eprintln!("{:5.0} s  {workload} {}", begun.elapsed().as_secs_f64(), case.variant);
             outcomes.extend(measure(&case, &subjects, &scale, &dir));
         }
-    }
-    let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
-    let report = Report::new(outcomes, &command, begun.elapsed());
-    if let Some(path) = &options.write {
-        report::write(&report, path)?;
+        run.seconds = begun.elapsed().as_secs();
+        report.put(&mut run, workload, outcomes);
+        if let Some(path) = &options.write {
+            report::write(&report, path)?;
+        }
     }
     print!("{}", if options.json { report.json()? } else { report.tables() });
     Ok(())

@@ -2,11 +2,11 @@
 
 use super::tally::{Counts, Tally};
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Named figures of one run; the unit stands in the name.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct Metrics(pub(crate) BTreeMap<String, f64>);
 
@@ -53,7 +53,7 @@ fn quantile_us(times: &Histogram<u64>, at: f64) -> f64 {
 }
 
 /// All runs of one subject in one case.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Outcome {
     /// As the and the table's rows are called: `W1`.
     pub(crate) workload: String,

@@ -124,7 +124,7 @@ fn fixed(figures: &Figures<'_>) -> Vec<Goal> {
         };
     let (high, low) = (Better::High, Better::Low);
     let limit = |workload, metric| figures.limit(workload, "this machine", metric);
-    let bare = limit("raw", "append_sync_mb_per_s").map(|rate| 0.8 * rate);
+    let bare = limit("W3", "append_sync_mb_per_s").map(|rate| 0.8 * rate);
     let lone = limit("W4", "overwrite_sync_p50_us")
         .zip(limit("W4", "loopback_p50_us"))
         .map(|(sync, trip)| 1.5 * (sync + 2.0 * trip));

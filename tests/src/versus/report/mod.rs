@@ -6,12 +6,12 @@ mod table;
 
 use super::failure::{Context, Result, failure};
 use super::result::Outcome;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A part of a page that is written by a command, between two lines; the rest of the page is kept.
 pub(crate) struct Part {
@@ -53,33 +53,92 @@ impl Part {
     }
 }
 
-#[derive(Debug, Serialize)]
-pub(crate) struct Report {
+/// Where and when workloads were measured: one call of the command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Run {
     /// UTC.
     pub(crate) date: String,
+    /// What was measured, as its repository calls it; empty where nobody said.
+    pub(crate) revision: String,
+    /// How much of everything: rounds, windows, backlogs.
+    pub(crate) scale: String,
     /// What came behind the name of the command.
     pub(crate) arguments: String,
     pub(crate) seconds: u64,
     pub(crate) processor: String,
     pub(crate) cores: usize,
     pub(crate) kernel: String,
+    /// What is still shown of it: a later run takes its workloads over.
+    pub(crate) workloads: Vec<String>,
+}
+
+impl Run {
+    pub(crate) fn new(revision: &str, scale: String, arguments: String) -> Run {
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name"));
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        Run {
+            date: today(),
+            revision: revision.to_owned(),
+            scale,
+            arguments,
+            seconds: 0,
+            processor: model.unwrap_or("unknown").trim_matches([' ', '\t', ':']).to_owned(),
+            cores: std::thread::available_parallelism().map_or(0, usize::from),
+            kernel: kernel.trim().to_owned(),
+            workloads: Vec::new(),
+        }
+    }
+}
+
+/// All that is known: of the present run, and of earlier ones what it has not measured again.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Report {
+    runs: Vec<Run>,
     pub(crate) outcomes: Vec<Outcome>,
 }
 
 impl Report {
-    pub(crate) fn new(outcomes: Vec<Outcome>, arguments: &str, took: Duration) -> Report {
-        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name"));
-        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        Report {
-            date: today(),
-            arguments: arguments.to_owned(),
-            seconds: took.as_secs(),
-            processor: model.unwrap_or("unknown").trim_matches([' ', '\t', ':']).to_owned(),
-            cores: std::thread::available_parallelism().map_or(0, usize::from),
-            kernel: kernel.trim().to_owned(),
-            outcomes,
+    /// The figures beside the page at `path`; nothing where there are none yet.
+    pub(crate) fn read(path: &Path) -> Result<Report> {
+        let figures = path.with_extension("json");
+        let text = match fs::read_to_string(&figures) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Report::default()),
+            text => text.context(figures.display())?,
+        };
+        let name = figures.display();
+        serde_json::from_str(&text).map_err(|error| {
+            failure!("{name} has no figures of this program: {error}; move it away")
+        })
+    }
+
+    /// Whether a workload was measured as `run` would: on the same revision, at the same scale.
+    pub(crate) fn has(&self, workload: &str, run: &Run) -> bool {
+        let alike = |other: &&Run| {
+            !run.revision.is_empty()
+                && (&other.revision, &other.scale) == (&run.revision, &run.scale)
+        };
+        self.runs.iter().filter(alike).any(|run| run.workloads.iter().any(|name| name == workload))
+    }
+
+    /// Takes what `run` has measured of a workload in place of what was known of it.
+    pub(crate) fn put(&mut self, run: &mut Run, workload: &str, outcomes: Vec<Outcome>) {
+        // The run itself is put last each time, with one workload more.
+        self.runs.retain(|other| run.workloads.is_empty() || other.workloads != run.workloads);
+        for other in &mut self.runs {
+            other.workloads.retain(|name| name != workload);
         }
+        self.runs.retain(|other| !other.workloads.is_empty());
+        run.workloads.push(workload.to_owned());
+        self.runs.push(run.clone());
+        self.outcomes.retain(|outcome| outcome.workload != workload);
+        self.outcomes.extend(outcomes);
+    }
+
+    /// Restante's deliveries a second in W1, once they are known.
+    pub(crate) fn own_rate(&self) -> Option<f64> {
+        let own = |outcome: &&Outcome| outcome.workload == "W1" && outcome.subject == "Restante";
+        self.outcomes.iter().find(own)?.median.get("deliveries_per_s")
     }
 
     pub(crate) fn json(&self) -> Result<String> {
@@ -89,13 +148,21 @@ impl Report {
     /// Tables, then goals.
     pub(crate) fn tables(&self) -> String {
         let mut page = String::new();
-        let Report { date, arguments, seconds, processor, cores, kernel, .. } = self;
-        // Writing to a String does not fail.
-        let _ = writeln!(
-            page,
-            "Measured on {date} by `tests/bench {arguments}` in {} minutes: {cores} cores ({processor}), Linux {kernel}.\n",
-            seconds.div_ceil(60)
-        );
+        for run in &self.runs {
+            let Run { date, revision, scale, arguments, seconds, .. } = run;
+            let at = if revision.is_empty() { String::new() } else { format!(" at {revision}") };
+            // Writing to a String does not fail.
+            let _ = writeln!(
+                page,
+                "{}: measured on {date}{at} by `tests/bench {arguments}` ({scale}; {} minutes) with {} cores \
+                 ({}), Linux {}.\n",
+                run.workloads.join(", "),
+                seconds.div_ceil(60),
+                run.cores,
+                run.processor,
+                run.kernel
+            );
+        }
         page + &table::tables(&self.outcomes) + &goals::table(&self.outcomes)
     }
 }
@@ -164,6 +231,7 @@ fn figure(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::versus::result::Metrics;
 
     #[test]
     fn days_are_dates() {
@@ -178,6 +246,40 @@ mod tests {
     fn figures_are_short() {
         let shown = [0.0, 0.01234, 1.234, 12.34, 999.9, 1_234_567.0, f64::NAN].map(figure);
         assert_eq!(shown, ["0", "0.012", "1.23", "12.3", "1,000", "1,234,567", "–"]);
+    }
+
+    #[test]
+    fn a_later_run_takes_over_what_it_measures() {
+        let outcome = |workload: &str, subject: &str| Outcome {
+            workload: workload.to_owned(),
+            variant: String::new(),
+            subject: subject.to_owned(),
+            synced: true,
+            median: Metrics::default(),
+            runs: Vec::new(),
+            failure: None,
+        };
+        let run = |revision: &str| Run::new(revision, "1 round".to_owned(), String::new());
+        let mut report = Report::default();
+        let mut first = run("a");
+        for workload in ["W1", "W2", "W3"] {
+            report.put(&mut first, workload, vec![outcome(workload, "old")]);
+        }
+        assert_eq!(report.runs, [first.clone()], "one run stands there once");
+        let mut report: Report = serde_json::from_str(&report.json().unwrap()).unwrap();
+        let mut second = run("b");
+        report.put(&mut second, "W2", vec![outcome("W2", "new")]);
+        let of: Vec<&[String]> = report.runs.iter().map(|run| &*run.workloads).collect();
+        assert_eq!(of, [&["W1".to_owned(), "W3".to_owned()][..], &["W2".to_owned()]]);
+        let subjects: Vec<&str> = report.outcomes.iter().map(|it| &*it.subject).collect();
+        assert_eq!(subjects, ["old", "old", "new"]);
+        assert!(report.has("W2", &run("b")) && !report.has("W1", &run("b")));
+        let larger = Run { scale: "3 rounds".to_owned(), ..run("b") };
+        assert!(!report.has("W2", &larger), "measured at another scale");
+        assert!(!report.has("W2", &run("")), "nobody says what was measured");
+        report.put(&mut second, "W1", Vec::new());
+        report.put(&mut second, "W3", Vec::new());
+        assert_eq!(report.runs, [second], "of the first run nothing is left");
     }
 
     #[test]

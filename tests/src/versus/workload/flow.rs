@@ -3,9 +3,14 @@
 use super::{Metrics, Result, Shape, Subject, Times, begin};
 use crate::versus::engine::Engine;
 use crate::versus::server::Server;
+use crate::versus::tally::Counts;
 use std::path::Path;
 use std::time::Instant;
 
+/// A window lasts longer, up to so many times, until so much was delivered: a broker that answers in
+/// lumps of seconds would otherwise show nothing.
+const DELIVERIES_MIN: u64 = 2_000;
+const WINDOWS_MAX: u32 = 5;
 const MIB: f64 = 1024.0 * 1024.0;
 
 pub(super) fn run(
@@ -28,11 +33,12 @@ pub(super) fn window(
 ) -> Result<Metrics> {
     engine.publish()?;
     engine.run_for(times.warmup)?;
-    let from = engine.now_ns();
-    let until = from + u64::try_from(times.window.as_nanos()).unwrap_or(u64::MAX);
-    engine.tally.window_ns = from..until;
+    engine.tally.window_ns = engine.now_ns()..u64::MAX;
     let (begun, counts, cpu_s) = (Instant::now(), engine.counts(), server.cpu_s());
     engine.run_for(times.window)?;
+    let enough = |now: &Counts| now.delivered - counts.delivered >= DELIVERIES_MIN;
+    engine.run_until((WINDOWS_MAX - 1) * times.window, enough)?;
+    engine.tally.window_ns.end = engine.now_ns();
     let (elapsed_s, after) = (begun.elapsed().as_secs_f64(), engine.counts());
     let cpu_s = server.cpu_s() - cpu_s;
     engine.stop();

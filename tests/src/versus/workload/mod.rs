@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | W1 | 10 receivers, each message to one, 256 B | `flow` |
 //! | W2 | each message to 8 receivers, 1 KiB | `flow` |
-//! | W3 | a backlog for an absent receiver, then it comes, 1 KiB | `backlog` |
+//! | W3 | a backlog for an absent receiver, then it comes, 1 KiB | `backlog`, with the limits in `raw` |
 //! | W4 | one message at a time, 256 B | `flow`, with the limits in `raw` |
 //! | W5 | `kill -9` with a backlog: the first message after the restart, what is lost | `backlog` |
 //! | W6a, W6b | 1,000 receivers over 10 connections, and with one each, 1 KiB | `flow` |
@@ -23,6 +23,7 @@ use super::result::Metrics;
 use super::server::{Scratch, Server};
 use super::shape::{Pace, Routing, Shape, Times};
 use super::subject::Subject;
+use std::fmt::{self, Display, Formatter};
 use std::path::Path;
 
 /// What a case does to a subject.
@@ -74,6 +75,18 @@ pub(crate) struct Scale {
     pub(crate) growth_all: bool,
 }
 
+impl Display for Scale {
+    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        let Scale { rounds, times, backlog_own, backlog, many, .. } = self;
+        let window = times.window.as_secs_f64();
+        write!(
+            out,
+            "medians of {rounds}, windows of {window} s, backlogs of {backlog_own} and {backlog}, \
+             {many} receivers"
+        )
+    }
+}
+
 /// The cases of a workload; `own_rate`: Restante's W1, deliveries a second, once it is known.
 pub(crate) fn cases(workload: &'static str, scale: &Scale, own_rate: Option<f64>) -> Vec<Case> {
     let case = |variant: &str, work: Work| Case {
@@ -108,7 +121,10 @@ pub(crate) fn cases(workload: &'static str, scale: &Scale, own_rate: Option<f64>
             let shape = Shape { receivers: 8, present: 8, routing, size: 1_024, ..w1 };
             vec![case("", Work::Flow(shape))]
         }
-        "W3" => vec![case("", Work::Backlog(backlog_shape(scale.backlog)))],
+        "W3" => {
+            let backlog = Work::Backlog(backlog_shape(scale.backlog));
+            vec![case("", backlog), case("limits", Work::Raw)]
+        }
         "W4" => {
             let pace = Pace::Lone;
             let shape = Shape { producers: 1, receivers: 1, present: 1, pace, ..w1 };
