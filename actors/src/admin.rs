@@ -358,7 +358,10 @@ impl Sources {
             }
         };
         let behind = blocked.behind.map(|(number, ms)| MessageId::new(ms, self.node, 0, number));
-        let (by, until, why) = (blocked.by, blocked.until.map(wall), blocked.why);
+        let (by, until, mut why) = (blocked.by, blocked.until.map(wall), blocked.why);
+        if by == Stall::Link {
+            why = seat.marks.why_no_link(&why);
+        }
         status.blocked = Some(Blocked { by, behind, until, why });
         (status.state, status.attempts) = (state, attempts.into());
         status
@@ -418,7 +421,7 @@ pub(crate) fn peer_status(
     if let Some(snapshot) = snapshot {
         status.health = snapshot.health;
         status.since = wall(snapshot.since);
-        status.why = snapshot.why;
+        status.why = seat.map_or_else(|| snapshot.why.clone(), |seat| seat.marks.why(&snapshot));
         status.waiting = snapshot.waiting;
         status.waiting_bytes = snapshot.waiting_bytes;
         status.unacked = snapshot.unacked;

@@ -62,7 +62,13 @@ pub struct Marks {
     pub observed: Mutex<Option<Snapshot>>,
     /// Whether the actor is held back after crashes, and answers nothing until it is rebuilt.
     pub held: AtomicBool,
+    /// The connection attempt that waits for its turn among those of all peers; 0 for none.
+    dial_waiting: AtomicU64,
 }
+
+/// What is said of a peer whose connection attempt waits for its turn.
+const WAITS_TO_DIAL: &str =
+    "its connection attempt waits for its turn (dials_max, dials_per_second)";
 
 impl Marks {
     /// Publishes how much waits, as the peer's core counts it after having been handed `taken`.
@@ -106,6 +112,42 @@ impl Marks {
             self.put_down();
             None
         }))
+    }
+
+    /// The connection attempt of this number waits for its turn.
+    pub fn waits_to_dial(&self, link: u64) {
+        self.dial_waiting.store(link, Relaxed);
+    }
+
+    /// The connection attempt of this number waits no more; a newer one may.
+    pub fn dials(&self, link: u64) {
+        // Another number there is another attempt's.
+        let _ = self.dial_waiting.compare_exchange(link, 0, Relaxed, Relaxed);
+    }
+
+    /// Whether a connection attempt waits for its turn.
+    #[must_use]
+    pub fn is_waiting_to_dial(&self) -> bool {
+        self.dial_waiting.load(Relaxed) != 0
+    }
+
+    /// Why a peer is as it is: what its core knows, with what only the dialler knows.
+    #[must_use]
+    pub fn why(&self, snapshot: &Snapshot) -> String {
+        match snapshot.health {
+            Health::Unreachable | Health::Failed => self.why_no_link(&snapshot.why),
+            _ => snapshot.why.clone(),
+        }
+    }
+
+    /// The same for one that has no link.
+    #[must_use]
+    pub fn why_no_link(&self, why: &str) -> String {
+        match (self.is_waiting_to_dial(), why) {
+            (false, _) => why.to_owned(),
+            (true, "") => WAITS_TO_DIAL.to_owned(),
+            (true, _) => format!("{why}; {WAITS_TO_DIAL}"),
+        }
     }
 
     /// Nothing is being handled any more.

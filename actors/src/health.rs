@@ -208,10 +208,11 @@ impl Health {
             waiting += marks.waiting.load(Relaxed);
             parked += here;
             acked += marks.acked.load(Relaxed);
-            let Some(observed) = marks.observed.lock().clone() else { continue };
+            let Some(mut observed) = marks.observed.lock().clone() else { continue };
             up += u64::from(observed.health == Verdict::Up);
             paused += u64::from(observed.health == Verdict::Paused);
             if observed.health != Verdict::Up && (observed.waiting > 0 || here > 0) {
+                observed.why = marks.why(&observed);
                 troubled.push((&seat.name, observed, here));
             }
         }

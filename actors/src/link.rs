@@ -3,6 +3,7 @@
 //! Everything here is called on the data arbiter and must not block. Implementations copy what they
 //! are given into a buffer of the connection and flush once per turn of the event loop.
 
+use crate::directory::Marks;
 use crate::peer::Peer;
 use actix::Addr;
 use bytes::Bytes;
@@ -53,7 +54,7 @@ pub trait Dialer: Send + Sync {
 }
 
 /// What to dial.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct DialTarget {
     /// Who asks.
     pub id: PeerId,
@@ -63,6 +64,8 @@ pub struct DialTarget {
     pub url: PeerUrl,
     /// Number of this attempt; the link's events carry it.
     pub link: u64,
+    /// Where it says so while the attempt has to wait for its turn.
+    pub marks: Arc<Marks>,
 }
 
 /// A connection that publishes, as the router uses it: where outcomes go.

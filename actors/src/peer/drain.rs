@@ -17,6 +17,7 @@ use restante_protocol::message::body_flags;
 use restante_protocol::record::{Outcome, ParkRecord, SettleDetail, SettleRecord};
 use restante_protocol::refusal::{Code, Refusal};
 use restante_protocol::time::Time;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -76,6 +77,7 @@ impl Peer {
                         name: self.config.name.clone(),
                         url: self.config.url.clone(),
                         link,
+                        marks: Arc::clone(&self.marks),
                     };
                     self.shared.dialer.dial(target, ctx.address());
                 }

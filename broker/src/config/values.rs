@@ -138,6 +138,8 @@ values! {
         producers_max: u32 = 65_536, "producers", Some((16, 1_000_000));
         /// Connection attempts to peers under way at once.
         dials_max: u32 = 64, "attempts", Some((1, 4_096));
+        /// Connection attempts to peers that may begin within a second, in lots of a tenth of that. One more waits.
+        dials_per_second: u32 = 1_000, "attempts per second", Some((1, 100_000));
         /// How long one connection attempt to a peer may take, its hello included.
         dial_ms_max: u64 = 5_000, "milliseconds", Some((100, 60_000));
 

@@ -26,6 +26,7 @@ pub(crate) struct Settings {
     pub(crate) credit: Credit,
     pub(crate) connections_max: usize,
     pub(crate) dials_max: usize,
+    pub(crate) dials_per_second: u32,
     pub(crate) dial_max: Duration,
     /// Whether attaching under an unknown name makes a peer of it.
     pub(crate) creates_peers: bool,
@@ -44,6 +45,7 @@ impl Settings {
             credit: Credit { messages: config.credit_messages, bytes: config.credit_bytes },
             connections_max: config.connections_max as usize,
             dials_max: config.dials_max as usize,
+            dials_per_second: config.dials_per_second,
             dial_max: Duration::from_millis(config.dial_ms_max),
             creates_peers: config.creates_peer_on_attach(),
         }

@@ -1,23 +1,27 @@
 //! Dialling receivers over TCP.
 //!
 //! ```text
-//! peers ─ dial() ─► orders ─► Dials ─┬─ quick lane ─┐ at most `dials_max` at once
-//!                                    └─ slow lane ──┴─► connect ─► connection::dial
+//! peers ─ dial() ─► orders ─► Dials ─┬─ quick lane ─┐ at most `dials_max` at once and
+//!                                    └─ slow lane ──┴─► `dials_per_second` ─► connect ─► connection::dial
 //! ```
 //!
 //! Thousands of peers may be down at once, and those behind a black hole cost the whole timeout. A
 //! receiver whose last attempt ran out of time waits in the slow lane, which may use three quarters
-//! of the places, so that one that is only restarting does not stand behind them. Of each peer only
+//! of the places, so that one that is only restarting does not stand behind them; every fourth turn is
+//! the slow lane's, so that it moves even where the quick one uses up the rate. Of each peer only
 //! the newest order is wanted (a changed address is ordered anew) and the others are dropped, so the
 //! lanes are bounded by the number of peers. One that is under way already is called off: should its
 //! greeting come behind the newer one's, the receiver would end the newer connection for it.
 
 use crate::connection::{self, Net};
 use actix::Addr;
+use restante_actors::clock;
 use restante_actors::link::{DialTarget, Dialer};
 use restante_actors::peer::{LinkDown, Peer};
 use restante_protocol::admin::PeerUrl;
 use restante_protocol::id::PeerId;
+use restante_protocol::pace::Pace;
+use restante_protocol::time::Time;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
@@ -28,7 +32,7 @@ use std::time::Duration;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// Names that are looked up at once; each takes a thread while it lasts.
 const LOOKUPS_MAX: usize = 16;
@@ -54,6 +58,7 @@ impl TcpDialer {
 
 impl Dialer for TcpDialer {
     fn dial(&self, target: DialTarget, peer: Addr<Peer>) {
+        target.marks.waits_to_dial(target.link);
         // A node that is stopping drops the order, which tells the peer.
         let _ = self.orders.send(Order { target, peer, answered: false });
     }
@@ -62,17 +67,19 @@ impl Dialer for TcpDialer {
 /// Dials until the doors close, then serves on until all dialled connections have ended.
 pub(crate) async fn run(Orders(mut orders): Orders, net: Rc<Net>) {
     let places = Rc::new(Places::new(net.settings.dials_max));
-    let mut lanes = Lanes::default();
+    let mut lanes = Lanes::new(net.settings.dials_per_second, clock::now());
     let mut tasks = JoinSet::new();
     loop {
+        let wait = lanes.wait(&places);
         tokio::select! {
             Some(order) = orders.recv() => lanes.push(order, &places),
             () = places.freed.notified() => {}
+            () = sleep(wait.unwrap_or_default()), if wait.is_some() => {}
             // One that panicked has told its peer while it was dropped.
             Some(_) = tasks.join_next() => {}
             () = net.doors_closed() => break,
         }
-        while let Some((order, place)) = lanes.next(&places) {
+        while let Some((order, place)) = lanes.next(&places, clock::now()) {
             tasks.spawn_local(attempt(order, place, Rc::clone(&net)));
         }
     }
@@ -107,6 +114,7 @@ impl Order {
 
 impl Drop for Order {
     fn drop(&mut self) {
+        self.target.marks.dials(self.target.link);
         if !self.answered {
             self.say_failed("the attempt was given up");
         }
@@ -114,18 +122,33 @@ impl Drop for Order {
 }
 
 /// Orders that wait for a place.
-#[derive(Default)]
 struct Lanes {
     quick: VecDeque<Order>,
     slow: VecDeque<Order>,
     /// The newest order of each peer that has one waiting, by its link number.
     newest: HashMap<PeerId, u64>,
+    /// How fast attempts may begin.
+    pace: Pace,
+    /// Attempts that have begun in the quick lane since one in the slow lane has.
+    quick_in_a_row: u32,
 }
 
 /// Orders that are no longer wanted may wait until there are so many, and as many as wanted ones.
 const UNWANTED_MIN: usize = 64;
+/// After so many attempts in the quick lane it is the slow one's turn.
+const QUICK_IN_A_ROW_MAX: u32 = 3;
 
 impl Lanes {
+    fn new(dials_per_second: u32, now: Time) -> Lanes {
+        Lanes {
+            quick: VecDeque::new(),
+            slow: VecDeque::new(),
+            newest: HashMap::new(),
+            pace: Pace::new(dials_per_second, now),
+            quick_in_a_row: 0,
+        }
+    }
+
     fn push(&mut self, order: Order, places: &Places) {
         places.under_way.borrow_mut().remove(&order.target.id);
         self.newest.insert(order.target.id, order.target.link);
@@ -142,9 +165,8 @@ impl Lanes {
     }
 
     /// The next order that may start, with its place.
-    fn next(&mut self, places: &Rc<Places>) -> Option<(Order, Place)> {
-        let slow = places.slow.get();
-        if places.taken.get() >= places.all {
+    fn next(&mut self, places: &Rc<Places>, now: Time) -> Option<(Order, Place)> {
+        if places.taken.get() >= places.all || self.pace.allowance(now) == 0 {
             return None;
         }
         for lane in [&mut self.quick, &mut self.slow] {
@@ -158,17 +180,24 @@ impl Lanes {
                 }
             }
         }
-        let is_slow = self.quick.is_empty();
-        let order = if !is_slow {
-            self.quick.pop_front()?
-        } else if slow < places.all - places.all / 4 {
-            self.slow.pop_front()?
-        } else {
-            return None;
-        };
+        let takes_turns = self.quick_in_a_row >= QUICK_IN_A_ROW_MAX;
+        let is_slow =
+            places.takes_slow() && !self.slow.is_empty() && (takes_turns || self.quick.is_empty());
+        let lane = if is_slow { &mut self.slow } else { &mut self.quick };
+        let order = lane.pop_front()?;
+        self.quick_in_a_row = if is_slow { 0 } else { self.quick_in_a_row.saturating_add(1) };
         self.newest.remove(&order.target.id);
+        self.pace.take(1);
+        order.target.marks.dials(order.target.link);
         let place = Place::take(Rc::clone(places), is_slow, &order.target);
         Some((order, place))
+    }
+
+    /// How long until more attempts may begin, if that is what orders wait for, as of the last
+    /// [`Lanes::next`].
+    fn wait(&self, places: &Places) -> Option<Duration> {
+        let may_begin = !self.quick.is_empty() || (!self.slow.is_empty() && places.takes_slow());
+        (may_begin && places.taken.get() < places.all).then(|| self.pace.wait())
     }
 }
 
@@ -196,6 +225,11 @@ impl Places {
             freed: Notify::new(),
             lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
         }
+    }
+
+    /// Whether there is a place for an order of the slow lane.
+    fn takes_slow(&self) -> bool {
+        self.slow.get() < self.all - self.all / 4
     }
 }
 
@@ -333,9 +367,14 @@ mod tests {
     use actix::{AsyncContext, Context};
     use tokio::sync::oneshot::error::TryRecvError;
 
+    const NOW: Time = Time::from_millis(5_000);
+    /// Of which ten may begin at once.
+    const RATE: u32 = 100;
+
     fn order(peer: &Addr<Peer>, id: u32, link: u64) -> Order {
         let (name, url) = ("a".parse().unwrap(), "tcp://127.0.0.1:1".parse().unwrap());
-        let target = DialTarget { id: PeerId(id), name, url, link };
+        let target = DialTarget { id: PeerId(id), name, url, link, marks: Arc::default() };
+        target.marks.waits_to_dial(link);
         Order { target, peer: peer.clone(), answered: false }
     }
 
@@ -369,7 +408,7 @@ mod tests {
         let (addr, lost) = (here.address(), gone.address());
         drop(gone);
         let places = Rc::new(Places::new(4));
-        let mut lanes = Lanes::default();
+        let mut lanes = Lanes::new(RATE, NOW);
         lanes.push(order(&lost, 7, 1), &places);
         lanes.push(order(&addr, 8, 2), &places);
         for link in 3..1_000 {
@@ -377,7 +416,7 @@ mod tests {
             assert!(lanes.quick.len() <= 2 * lanes.newest.len() + UNWANTED_MIN + 1);
         }
         let mut next = || {
-            lanes.next(&places).map(|(mut order, place)| {
+            lanes.next(&places, NOW).map(|(mut order, place)| {
                 (order.answered, _) = (true, drop(place));
                 order.target.link
             })
@@ -390,14 +429,14 @@ mod tests {
     fn an_attempt_is_called_off_once_its_peer_orders_anew_and_no_other_is() {
         let context = Context::<Peer>::new();
         let (addr, places) = (context.address(), Rc::new(Places::new(4)));
-        let mut lanes = Lanes::default();
+        let mut lanes = Lanes::new(RATE, NOW);
         lanes.push(order(&addr, 8, 1), &places);
         lanes.push(order(&addr, 9, 2), &places);
-        let (_other, mut others) = lanes.next(&places).unwrap();
-        let (_old, mut old) = lanes.next(&places).unwrap();
+        let (_other, mut others) = lanes.next(&places, NOW).unwrap();
+        let (_old, mut old) = lanes.next(&places, NOW).unwrap();
         lanes.push(order(&addr, 9, 3), &places);
         assert_eq!(old.called_off.try_recv(), Err(TryRecvError::Closed));
-        let (_new, mut new) = lanes.next(&places).unwrap();
+        let (_new, mut new) = lanes.next(&places, NOW).unwrap();
         // It ends after its successor has begun.
         drop(old);
         for place in [&mut others, &mut new] {
@@ -405,5 +444,74 @@ mod tests {
         }
         drop((others, new));
         assert!(places.under_way.borrow().is_empty());
+    }
+
+    /// Begins all that may and ends it at once; the peers, in order.
+    fn begun(lanes: &mut Lanes, places: &Rc<Places>, now: Time) -> Vec<u32> {
+        let begin = || {
+            let (mut order, _) = lanes.next(places, now)?;
+            order.answered = true;
+            Some(order.target.id.0)
+        };
+        std::iter::from_fn(begin).collect()
+    }
+
+    #[test]
+    fn attempts_begin_at_the_rate_and_whoever_waits_is_marked() {
+        let context = Context::<Peer>::new();
+        let (addr, places) = (context.address(), Rc::new(Places::new(1_000)));
+        let mut lanes = Lanes::new(RATE, NOW);
+        let mut marks = Vec::new();
+        for id in 1..=500 {
+            let order = order(&addr, id, u64::from(id));
+            marks.push(Arc::clone(&order.target.marks));
+            lanes.push(order, &places);
+        }
+        let waiting = || marks.iter().filter(|marks| marks.is_waiting_to_dial()).count();
+        assert_eq!((waiting(), begun(&mut lanes, &places, NOW).len()), (500, 10));
+        assert_eq!((waiting(), begun(&mut lanes, &places, NOW).len()), (490, 0));
+        let (mut now, mut all) = (NOW, (1..=10).collect::<Vec<u32>>());
+        while let Some(wait) = lanes.wait(&places) {
+            now = now + wait;
+            all.extend(begun(&mut lanes, &places, now));
+            let most = 10 + (now.since(NOW).as_micros() * 100 / 1_000_000) as usize;
+            assert!(all.len() <= most, "{} within {:?}", all.len(), now.since(NOW));
+        }
+        assert_eq!(all, (1..=500).collect::<Vec<u32>>());
+        assert_eq!(waiting(), 0);
+        assert_eq!(now.since(NOW), Duration::from_millis(4_900));
+    }
+
+    #[test]
+    fn the_slow_lane_moves_where_the_quick_one_could_use_up_the_rate() {
+        let context = Context::<Peer>::new();
+        let (addr, places) = (context.address(), Rc::new(Places::new(8)));
+        let mut lanes = Lanes::new(1_000, NOW);
+        places.late.borrow_mut().extend([PeerId(100), PeerId(101), PeerId(102)]);
+        for id in (1..=6).chain(100..=102) {
+            lanes.push(order(&addr, id, u64::from(id)), &places);
+        }
+        assert_eq!(begun(&mut lanes, &places, NOW), [1, 2, 3, 100, 4, 5, 6, 101, 102]);
+        // Where slow ones have all places they may have, no time makes them begin.
+        for id in 100..=102 {
+            lanes.push(order(&addr, id, u64::from(id) + 1_000), &places);
+        }
+        places.slow.set(6);
+        assert!(begun(&mut lanes, &places, NOW).is_empty());
+        assert_eq!(lanes.wait(&places), None);
+        places.slow.set(5);
+        assert!(lanes.wait(&places).is_some());
+    }
+
+    #[test]
+    fn an_order_that_is_dropped_unmarks_no_newer_one() {
+        let context = Context::<Peer>::new();
+        let first = order(&context.address(), 7, 1);
+        let marks = Arc::clone(&first.target.marks);
+        marks.waits_to_dial(2);
+        drop(first);
+        assert!(marks.is_waiting_to_dial());
+        marks.dials(2);
+        assert!(!marks.is_waiting_to_dial());
     }
 }
