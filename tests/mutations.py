@@ -287,7 +287,7 @@ FAULTS = [
         "damaged settle replayed",
         "recovery/scan.rs",
         "header.kind == RecordKind::Message as u8",
-        "header.kind != KIND_MARK",
+        "!is_mark(&header)",
     ),
     Fault(
         "record that is not understood skipped",
