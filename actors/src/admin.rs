@@ -12,7 +12,8 @@ use crate::events;
 use crate::journal::{Admission, BackupTaken, Ended, Journal, Life, LookupError};
 use crate::peer::{Inspect, Locate, Peer};
 use crate::router::{
-    Administer, FindJob, FindPeer, PeerLabels, PeerRecordView, PeerRecords, Router,
+    Administer, FindGroup, FindJob, FindPeer, GroupsBehind, PeerLabels, PeerRecordView,
+    PeerRecords, Router,
 };
 use actix::dev::ToEnvelope;
 use actix::prelude::*;
@@ -117,6 +118,16 @@ impl Sources {
             }
             Request::Peers { after } => self.peers(after).await.map(Reply::Peers),
             Request::Peer { name } => self.peer(name).await.map(|peer| Reply::Peer(Box::new(peer))),
+            Request::Groups { after } => {
+                let page = self.router.send(GroupsBehind(after)).await.map_err(unanswered)?;
+                Ok(Reply::Groups(page))
+            }
+            Request::Group { name } => {
+                let none = format!("there is no group '{name}'");
+                let group = self.router.send(FindGroup(name)).await.map_err(unanswered)?;
+                let group = group.ok_or_else(|| Refusal::new(Code::NotFound, none))?;
+                Ok(Reply::Group(Box::new(group)))
+            }
             Request::Node => Ok(Reply::Node(self.node_status())),
             Request::Message { id } => self.message(id).await.map(Reply::Message),
             Request::Payload { id } => self.payload(id).await.map(Reply::Payload),

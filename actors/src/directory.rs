@@ -156,11 +156,12 @@ impl Marks {
     }
 }
 
-/// Names and ids of the peers that are there.
+/// Names and ids of the peers that are there, and of the groups.
 #[derive(Default)]
 pub struct Directory {
     by_name: DashMap<Name, Arc<Seat>, foldhash::fast::RandomState>,
     by_id: DashMap<PeerId, Arc<Seat>, foldhash::fast::RandomState>,
+    groups: DashMap<Name, PeerId, foldhash::fast::RandomState>,
 }
 
 impl Directory {
@@ -168,6 +169,24 @@ impl Directory {
     #[must_use]
     pub fn named(&self, name: &str) -> Option<Arc<Seat>> {
         self.by_name.get(name).map(|seat| Arc::clone(&seat))
+    }
+
+    /// Who is meant by a name in the place of a receiver: a peer or a group.
+    #[must_use]
+    pub fn receiver(&self, name: &str) -> Option<PeerId> {
+        let group = || self.groups.get(name).map(|id| *id);
+        self.by_name.get(name).map(|seat| seat.id).or_else(group)
+    }
+
+    /// A group is there from now on.
+    pub fn insert_group(&self, name: Name, id: PeerId) {
+        self.groups.insert(name, id);
+    }
+
+    /// This group is gone.
+    pub fn remove_group(&self, name: &str, id: PeerId) {
+        // A new group may already have the old name.
+        self.groups.remove_if(name, |_, other| *other == id);
     }
 
     /// The peer with this id.

@@ -1,4 +1,4 @@
-//! Peers as operators describe them, and the commands that change them.
+//! Peers as operators describe them, and the commands that change them and their groups.
 
 pub mod bounds;
 
@@ -250,29 +250,74 @@ pub enum AdminCommand {
         /// Whose: `name`, or `name#id` for a removed one.
         name: String,
     },
+    /// A new group of peers.
+    GroupAdd {
+        /// Its name, which no peer has.
+        name: Name,
+        /// Its first members, by name; a name that is given twice counts once.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        members: Vec<Name>,
+    },
+    /// Change the members of a group, all at once: what is published before goes to the old ones, what is
+    /// published behind to the new ones.
+    GroupSet {
+        /// Which.
+        name: Name,
+        /// Only if this is its version.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        if_version: Option<u64>,
+        /// Who joins; one that is in it already stays.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        add: Vec<Name>,
+        /// Who leaves; refused if one is not in it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        remove: Vec<Name>,
+    },
+    /// Forget a group. Its members and what waits for them stay.
+    GroupRemove {
+        /// Which.
+        name: Name,
+        /// Only if this is its version.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        if_version: Option<u64>,
+    },
 }
 
 impl AdminCommand {
-    /// The peer it is about, as it was named.
+    /// The peer or group it is about, as it was named.
     #[must_use]
-    pub fn peer(&self) -> &str {
+    pub fn subject(&self) -> &str {
         match self {
             AdminCommand::PeerAdd { name, .. }
             | AdminCommand::PeerSet { name, .. }
             | AdminCommand::PeerPause { name, .. }
             | AdminCommand::PeerResume { name, .. }
-            | AdminCommand::PeerRemove { name, .. } => name.as_str(),
+            | AdminCommand::PeerRemove { name, .. }
+            | AdminCommand::GroupAdd { name, .. }
+            | AdminCommand::GroupSet { name, .. }
+            | AdminCommand::GroupRemove { name, .. } => name.as_str(),
             AdminCommand::PeerReplay { name, .. }
             | AdminCommand::PeerPurge { name, .. }
             | AdminCommand::PeerCancel { name } => name,
         }
+    }
+
+    /// Whether it is about a group.
+    #[must_use]
+    pub const fn is_about_group(&self) -> bool {
+        matches!(
+            self,
+            AdminCommand::GroupAdd { .. }
+                | AdminCommand::GroupSet { .. }
+                | AdminCommand::GroupRemove { .. }
+        )
     }
 }
 
 /// What an admin command came to. It is on disk when this is sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdminDone {
-    /// The peer.
+    /// The peer, or the group.
     pub id: PeerId,
     /// Its version now.
     pub version: u64,

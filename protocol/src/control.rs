@@ -9,7 +9,9 @@ use crate::id::{MessageId, MessageNumber, NodeTag, PeerId, ProducerId};
 use crate::job::JobStatus;
 use crate::name::Name;
 use crate::refusal::Refusal;
-use crate::status::{BackupDone, MessageStatus, NodeStatus, PeerInfo, PeerStatus};
+use crate::status::{
+    BackupDone, GroupInfo, GroupStatus, MessageStatus, NodeStatus, PeerInfo, PeerStatus,
+};
 use crate::stored::{Filter, Lane, MessagePage};
 use serde::{Deserialize, Serialize};
 
@@ -164,6 +166,17 @@ pub enum Request {
         /// Its name.
         name: String,
     },
+    /// The groups, in order of their names, as many as an answer holds.
+    Groups {
+        /// Only those behind this name; absent: from the first.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<Name>,
+    },
+    /// One group with its members.
+    Group {
+        /// Its name.
+        name: Name,
+    },
     /// The node itself.
     Node,
     /// What has become of a message.
@@ -261,6 +274,10 @@ pub enum Reply {
     Peers(PeerPage),
     /// To `Peer`.
     Peer(Box<PeerInfo>),
+    /// To `Groups`.
+    Groups(GroupPage),
+    /// To `Group`.
+    Group(Box<GroupInfo>),
     /// To `Node`.
     Node(NodeStatus),
     /// To `Message`.
@@ -283,6 +300,15 @@ pub struct PeerPage {
     /// These.
     pub peers: Vec<PeerStatus>,
     /// Whether there are others: ask again with `after` set to the id of the last.
+    pub more: bool,
+}
+
+/// Some of the groups, in order of their names. At most [`crate::limits::GROUP_PAGE_MAX`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupPage {
+    /// These.
+    pub groups: Vec<GroupStatus>,
+    /// Whether there are others: ask again with `after` set to the name of the last.
     pub more: bool,
 }
 

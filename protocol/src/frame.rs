@@ -4,6 +4,7 @@
 //! itself. A control frame's fields are one MessagePack value, see [`crate::control`].
 
 use crate::id::MessageId;
+use crate::name::Name;
 use crate::refusal::Code;
 use smallvec::SmallVec;
 
@@ -82,7 +83,8 @@ pub struct Confirm {
     pub first_id: MessageId,
 }
 
-/// `u64 sequence | u128 id | u16 code | u16 count | (u32 alias, u16 code) × count | detail`
+/// `u64 sequence | u128 id | u16 code | u16 count | u16 members | (u32 alias, u16 code) × count |
+/// (u32 alias, u16 code, u8 length, name) × members | detail`
 ///
 /// With an id of zero nothing was accepted. Otherwise the message is durable for the receivers not
 /// listed, and this frame stands in the place of its confirm.
@@ -96,6 +98,8 @@ pub struct Refuse {
     pub code: Code,
     /// Which receivers refused, by alias, and why.
     pub receivers: SmallVec<[(u32, Code); 4]>,
+    /// Which members of groups refused, by the alias of their group and by name, and why.
+    pub members: Vec<(u32, Code, Name)>,
     /// One line for people.
     pub detail: String,
 }

@@ -151,6 +151,16 @@ pub struct PeerId(pub u32);
 impl PeerId {
     /// No peer: what an alias stands for whose name is unknown. Real ids start at 1.
     pub const NONE: PeerId = PeerId(0);
+    /// The highest that a peer is given. Those above name groups, in the place of a receiver.
+    pub const LAST_PEER: PeerId = PeerId((1 << 31) - 1);
+    /// The highest that a group is given. The one above stands for nothing at all.
+    pub const LAST_GROUP: PeerId = PeerId(u32::MAX - 1);
+
+    /// Whether it is a group's.
+    #[must_use]
+    pub const fn is_group(self) -> bool {
+        self.0 > Self::LAST_PEER.0 && self.0 <= Self::LAST_GROUP.0
+    }
 }
 
 /// The random 128-bit name a producer keeps and sends in its hello; sequences, order and

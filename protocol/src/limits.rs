@@ -29,6 +29,10 @@ pub const TTL_MS_MAX: u64 = 365 * 24 * 60 * 60 * 1_000;
 pub const HEADERS_BYTES_MAX: usize = 32 * 1024;
 /// Most receivers one publish may name.
 pub const RECEIVERS_MAX: usize = 1024;
+/// Most members of a group; with them a publish has no more than [`RECEIVERS_MAX`] receivers either.
+pub const GROUP_MEMBERS_MAX: usize = RECEIVERS_MAX;
+/// Most groups in one answer.
+pub const GROUP_PAGE_MAX: usize = 1024;
 /// Most receiver aliases one connection may declare.
 pub const ALIASES_MAX: u32 = 65_536;
 /// Most receivers one connection may attach as.

@@ -34,6 +34,7 @@ mod one;
 mod snapshot;
 
 use crate::id::{MessageNumber, ProducerId};
+use crate::name::Name;
 use crate::refusal::{Code, Refusal};
 use crate::state::StateError;
 use foldhash::fast::FixedState;
@@ -80,6 +81,8 @@ pub struct Refused {
     /// Which receivers refused and why, by place in the publish: a repeat names the same ones in the
     /// same order, though its connection may have other aliases for them.
     pub receivers: SmallVec<[(u16, Code); 2]>,
+    /// Which members of groups did, by the place of their group.
+    pub members: Box<[(u16, Code, Name)]>,
     /// One line for people.
     pub detail: Box<str>,
 }

@@ -54,10 +54,10 @@ refusals! {
     TimedOut = 6, "timed_out", "try again; look at the node's log if it persists";
     /// No peer has this name.
     UnknownReceiver = 10, "unknown_receiver", "add the peer first: restante peer add NAME URL";
-    /// The alias was never declared on this connection, or its peer has been removed since.
+    /// The alias was never declared on this connection, or its peer or group has been removed since.
     StaleAlias = 11, "stale_alias", "declare the alias again";
-    /// A publish that names no receiver.
-    NoReceiver = 12, "no_receiver", "name at least one receiver";
+    /// A publish that names no receiver, or a group without members.
+    NoReceiver = 12, "no_receiver", "name at least one receiver, or a group that has members";
     /// More unconfirmed messages or bytes than the credit granted.
     OverCredit = 13, "over_credit", "wait for confirms before publishing more";
     /// The peer's own share of messages or bytes is used up.
@@ -88,10 +88,10 @@ refusals! {
     BadUrl = 31, "bad_url", "use tcp://HOST:PORT or attach:";
     /// A setting outside its bounds.
     BadSetting = 32, "bad_setting", "see restante peer add --help for the bounds";
-    /// A peer of this name exists.
-    NameTaken = 33, "name_taken", "choose another name, or change the peer with peer set";
-    /// The version given is not the peer's present one.
-    VersionConflict = 34, "version_conflict", "read the peer again and repeat the change";
+    /// A peer or a group of this name exists.
+    NameTaken = 33, "name_taken", "choose another name, or change what has it: restante peer set or group set";
+    /// The version given is not the present one of the peer or group.
+    VersionConflict = 34, "version_conflict", "read it again and repeat the change";
     /// The peer has messages waiting and the command does not say what becomes of them.
     MessagesWaiting = 35, "messages_waiting", "say --park, --purge or --hand-to NAME";
     /// Nothing of this name or id.
@@ -110,6 +110,8 @@ refusals! {
     JobUnderWay = 42, "job_under_way", "wait for it to end, or end it: restante peer cancel NAME";
     /// What was stored is damaged on the node's disk.
     Damaged = 43, "damaged", "see journal_damaged in the node's log, and look at its disk";
+    /// A group was named where only peers may be.
+    IsGroup = 44, "is_group", "name the group's members: restante group info NAME";
     /// The principal may not do this.
     NotAllowed = 50, "not_allowed", "log in with a key that has the role";
     /// A defect in the node; the message is safe, the answer is not to be had.

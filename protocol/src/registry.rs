@@ -1,4 +1,4 @@
-//! The peers of a node: a state machine of commands, events and nothing else.
+//! The peers of a node and its groups: a state machine of commands, events and nothing else.
 //!
 //! ```text
 //! command ─check─► event ─journal─► durable ─apply─► the peers ─► answer
@@ -16,9 +16,13 @@
 //! finds undone it goes on with. It is forgotten, by an event again, once nothing stored speaks of it.
 //! A peer added under an old name is a new peer.
 
+mod groups;
 mod jobs;
+mod removed;
 
+pub use groups::{GROUPS_MAX, Group, MEMBERSHIPS_MAX};
 pub use jobs::JOBS_MAX;
+pub use removed::{Destination, Disposition, Removed};
 
 use crate::admin::{AdminCommand, AdminDone, PeerPatch, PeerSettings, PeerUrl, Waiting};
 use crate::id::PeerId;
@@ -39,7 +43,7 @@ pub const PEERS_MAX_DEFAULT: usize = 100_000;
 pub struct Peer {
     /// Its durable identity.
     pub id: PeerId,
-    /// Its name, unique among the peers that are there.
+    /// Its name, unique among the peers and groups that are there.
     pub name: Name,
     /// Ascends by one with every change; 1 at first.
     pub version: u64,
@@ -58,78 +62,6 @@ impl Peer {
         (self.id, &self.name, self.paused, &self.url, &self.settings)
             == (other.id, &other.name, other.paused, &other.url, &other.settings)
     }
-}
-
-/// A peer that has been removed, addressable as `name#id`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Removed {
-    /// Its record as it was; the version is that of the removal.
-    pub peer: Peer,
-    /// What is to become of the messages that waited for it.
-    pub disposition: Disposition,
-    /// When it was removed, which is when what stays stored was parked.
-    pub at: WallMillis,
-    /// Who removed it: agent and address.
-    pub by: String,
-}
-
-impl Removed {
-    /// `name#id`.
-    #[must_use]
-    pub fn label(&self) -> String {
-        format!("{}#{}", self.peer.name, self.peer.id.0)
-    }
-}
-
-/// What is to become of a removed peer's messages, and whether it has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Disposition {
-    /// They stay stored under `name#id`. Nothing to do.
-    Park,
-    /// They are deleted, each with a ledger record.
-    Purge {
-        /// Whether all have been.
-        done: bool,
-    },
-    /// They go to another peer.
-    HandTo {
-        /// Which; it may have been removed since, see [`Registry::destination`].
-        to: PeerId,
-        /// Whether all have gone.
-        done: bool,
-    },
-}
-
-impl Disposition {
-    /// Whether nothing is left to do.
-    #[must_use]
-    pub const fn is_done(self) -> bool {
-        match self {
-            Disposition::Park => true,
-            Disposition::Purge { done } | Disposition::HandTo { done, .. } => done,
-        }
-    }
-
-    /// Who is to get the messages, if somebody is.
-    #[must_use]
-    pub const fn heir(self) -> Option<PeerId> {
-        match self {
-            Disposition::HandTo { to, .. } => Some(to),
-            Disposition::Park | Disposition::Purge { .. } => None,
-        }
-    }
-}
-
-/// Where messages of a removed peer go now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Destination {
-    /// To this peer, which is there.
-    Peer(PeerId),
-    /// Nowhere: they stay parked.
-    Park,
-    /// Nowhere: they are deleted.
-    Purge,
 }
 
 /// A change of the registry, as journaled.
@@ -157,6 +89,17 @@ pub enum AdminEvent {
     DispositionDone {
         /// Which.
         id: PeerId,
+    },
+    /// A group is new.
+    GroupAdded(Group),
+    /// A group is as this record says: its members and version.
+    GroupChanged(Group),
+    /// A group is gone.
+    GroupRemoved {
+        /// Which.
+        id: PeerId,
+        /// Its last version.
+        version: u64,
     },
     /// A job over a peer's messages has begun.
     JobBegun(Job),
@@ -201,6 +144,8 @@ pub struct Registry {
     durable: Snapshot,
     /// Of the peers that are there; follows from `durable`.
     by_name: BTreeMap<Name, PeerId>,
+    /// The same of groups.
+    groups: groups::Index,
 }
 
 /// The part of a registry that a checkpoint holds.
@@ -211,6 +156,7 @@ struct Snapshot {
     peers: BTreeMap<PeerId, Peer>,
     removed: BTreeMap<PeerId, Removed>,
     jobs: jobs::Jobs,
+    groups: groups::Groups,
 }
 
 impl Default for Registry {
@@ -228,6 +174,7 @@ impl Registry {
             defaults: PeerSettings::default(),
             durable: Snapshot::default(),
             by_name: BTreeMap::new(),
+            groups: groups::Index::default(),
         }
     }
 
@@ -291,6 +238,13 @@ impl Registry {
                 self.check_job(name, *if_version, filter, Work::Purge, now, by)
             }
             AdminCommand::PeerCancel { name } => self.check_cancel(name),
+            AdminCommand::GroupAdd { name, members } => self.check_group_add(name, members),
+            AdminCommand::GroupSet { name, if_version, add, remove } => {
+                self.check_group_set(name, *if_version, add, remove)
+            }
+            AdminCommand::GroupRemove { name, if_version } => {
+                self.check_group_remove(name, *if_version)
+            }
         }
     }
 
@@ -300,17 +254,16 @@ impl Registry {
         url: &PeerUrl,
         settings: &PeerPatch,
     ) -> Result<AdminEvent, Refusal> {
-        if let Some(peer) = self.named(name.as_str()) {
-            let detail = format!("a peer '{name}' exists, at {}", peer.url);
-            return Err(Refusal::new(Code::NameTaken, detail));
-        }
+        self.check_name_is_free(name)?;
         if self.durable.peers.len() >= self.peers_max {
             let detail = format!("there are {} peers, which is the limit", self.peers_max);
             return Err(Refusal::new(Code::LimitReached, detail));
         }
-        let id = self.durable.last_id.checked_add(1).map(PeerId).ok_or_else(|| {
-            Refusal::new(Code::LimitReached, "all 4,294,967,295 peer ids have been given")
-        })?;
+        let id = PeerId(self.durable.last_id.saturating_add(1));
+        if id > PeerId::LAST_PEER {
+            let detail = format!("all {} peer ids have been given", PeerId::LAST_PEER.0);
+            return Err(Refusal::new(Code::LimitReached, detail));
+        }
         check_url(url)?;
         let settings = settings.applied_to(&self.defaults);
         settings.check()?;
@@ -350,9 +303,11 @@ impl Registry {
     }
 
     fn expect(&self, name: &Name, if_version: Option<u64>) -> Result<&Peer, Refusal> {
-        let peer = self
-            .named(name.as_str())
-            .ok_or_else(|| Refusal::new(Code::NotFound, format!("there is no peer '{name}'")))?;
+        let peer =
+            self.named(name.as_str()).ok_or_else(|| match self.group_named(name.as_str()) {
+                Some(_) => Refusal::new(Code::IsGroup, format!("'{name}' is a group, no peer")),
+                None => Refusal::new(Code::NotFound, format!("there is no peer '{name}'")),
+            })?;
         match if_version {
             Some(version) if version != peer.version => {
                 let now = peer.version;
@@ -373,9 +328,12 @@ impl Registry {
         let state = &mut self.durable;
         let (id, version) = match event {
             AdminEvent::PeerAdded(peer) => {
-                if peer.id.0 <= state.last_id || self.by_name.contains_key(&peer.name) {
+                let is_known = self.by_name.contains_key(&peer.name)
+                    || self.group_named(peer.name.as_str()).is_some();
+                if peer.id.0 <= self.durable.last_id || is_known {
                     return Err(out_of_order(peer.id));
                 }
+                let state = &mut self.durable;
                 state.last_id = peer.id.0;
                 self.by_name.insert(peer.name.clone(), peer.id);
                 state.peers.insert(peer.id, peer.clone());
@@ -397,6 +355,7 @@ impl Registry {
                 state.jobs.drop_peer(*id);
                 let (disposition, at, by) = (*disposition, *at, by.clone());
                 state.removed.insert(*id, Removed { peer, disposition, at, by });
+                self.leave_groups(*id);
                 (*id, *version)
             }
             AdminEvent::DispositionDone { id } => {
@@ -411,6 +370,11 @@ impl Registry {
                 let removed = state.removed.remove(id).ok_or_else(|| out_of_order(*id))?;
                 state.jobs.drop_peer(*id);
                 (*id, removed.peer.version)
+            }
+            AdminEvent::GroupAdded(group) => return self.apply_group_added(group),
+            AdminEvent::GroupChanged(group) => return self.apply_group_changed(group),
+            AdminEvent::GroupRemoved { id, version } => {
+                return self.apply_group_removed(*id, *version);
             }
             AdminEvent::JobBegun(job) => return state.jobs.begin(job),
             AdminEvent::JobNoted { number, messages, copies } => {
@@ -433,12 +397,6 @@ impl Registry {
         self.durable.peers.get(&id)
     }
 
-    /// The removed peer with this id, if it is remembered.
-    #[must_use]
-    pub fn removed(&self, id: PeerId) -> Option<&Removed> {
-        self.durable.removed.get(&id)
-    }
-
     /// The peer a person names: `name`, or `name#id` for a removed one.
     #[must_use]
     pub fn find(&self, text: &str) -> Option<Found<'_>> {
@@ -449,13 +407,17 @@ impl Registry {
         (removed.peer.name.as_str() == name).then_some(Found::Removed(removed))
     }
 
-    /// What to call this peer in an answer: its name, `name#id` once removed, `#id` once forgotten.
+    /// What to call this peer in an answer: its name, `name#id` once removed, `#id` once forgotten; or a
+    /// group that is there.
     #[must_use]
     pub fn label(&self, id: PeerId) -> String {
         match (self.get(id), self.removed(id)) {
             (Some(peer), _) => peer.name.to_string(),
             (None, Some(removed)) => removed.label(),
-            (None, None) => format!("#{}", id.0),
+            (None, None) => match self.group(id) {
+                Some(group) => group.name.to_string(),
+                None => format!("#{}", id.0),
+            },
         }
     }
 
@@ -468,80 +430,6 @@ impl Registry {
     pub fn peers_above(&self, after: PeerId) -> impl Iterator<Item = &Peer> {
         let above = (Bound::Excluded(after), Bound::Unbounded);
         self.durable.peers.range(above).map(|(_, peer)| peer)
-    }
-
-    /// The removed peers, by id.
-    pub fn removed_peers(&self) -> impl ExactSizeIterator<Item = &Removed> {
-        self.durable.removed.values()
-    }
-
-    /// Removed peers whose messages have still to be purged or handed over: what a boot goes on with.
-    pub fn unfinished(&self) -> impl Iterator<Item = &Removed> {
-        self.removed_peers().filter(|removed| !removed.disposition.is_done())
-    }
-
-    /// Removed peers above `after`, by id, with whose messages nothing is left to be done: those that
-    /// may be forgotten once nothing is stored for them. Whoever is still to be handed another's
-    /// messages is not among them.
-    #[must_use]
-    pub fn at_rest(&self, after: PeerId, most: usize) -> Vec<PeerId> {
-        let heirs: Vec<PeerId> = self.unfinished().filter_map(|r| r.disposition.heir()).collect();
-        let above = (Bound::Excluded(after), Bound::Unbounded);
-        let at_rest = self
-            .durable
-            .removed
-            .range(above)
-            .filter(|(id, removed)| removed.disposition.is_done() && !heirs.contains(id))
-            .filter(|(id, _)| !self.durable.jobs.need(**id));
-        at_rest.map(|(id, _)| *id).take(most).collect()
-    }
-
-    /// Whether no further removed peer can be remembered.
-    #[must_use]
-    pub fn is_memory_full(&self) -> bool {
-        self.durable.removed.len() >= self.peers_max
-    }
-
-    /// Where messages of a removed peer go at this moment; `None` for one that is not removed.
-    ///
-    /// A peer they were to be handed to may have been removed since: then they share the fate of its
-    /// own messages. This ends because a peer is handed only to one that is there at that time.
-    #[must_use]
-    pub fn destination(&self, id: PeerId) -> Option<Destination> {
-        self.fate(id).map(|(destination, _)| destination)
-    }
-
-    /// Since when what a removed peer has left stays where it is, parked; `None` if it goes
-    /// elsewhere, or is still being dealt with. Of one whose heir was removed in its turn it is the
-    /// time of that, until the heir is forgotten; from then on that of its own removal, the earlier.
-    #[must_use]
-    pub fn parked_since(&self, id: PeerId) -> Option<WallMillis> {
-        let is_done = self.removed(id)?.disposition.is_done();
-        match self.fate(id)? {
-            (Destination::Park, since) if is_done => Some(since),
-            _ => None,
-        }
-    }
-
-    /// Where the messages of a removed peer go, and when the removal was that decided it.
-    fn fate(&self, id: PeerId) -> Option<(Destination, WallMillis)> {
-        let mut removed = self.removed(id)?;
-        loop {
-            let destination = match removed.disposition {
-                Disposition::Park => Destination::Park,
-                Disposition::Purge { .. } => Destination::Purge,
-                Disposition::HandTo { to, .. } => match (self.get(to), self.removed(to)) {
-                    (Some(peer), _) => Destination::Peer(peer.id),
-                    (None, Some(next)) => {
-                        removed = next;
-                        continue;
-                    }
-                    // Forgotten: nothing says what to do with them, so they are kept.
-                    (None, None) => Destination::Park,
-                },
-            };
-            return Some((destination, removed.at));
-        }
     }
 
     /// How many peers there are.
@@ -579,7 +467,9 @@ impl Registry {
                 return Err(StateError::OutOfOrder { what: "peer", id: id.0 });
             }
         }
-        Ok(Registry { durable, by_name, ..Registry::new(peers_max) })
+        let mut registry = Registry { durable, by_name, ..Registry::new(peers_max) };
+        registry.index_groups()?;
+        Ok(registry)
     }
 }
 

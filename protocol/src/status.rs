@@ -3,6 +3,7 @@
 
 use crate::admin::{PeerSettings, PeerUrl};
 use crate::id::{MessageId, PeerId};
+use crate::name::Name;
 use crate::time::WallMillis;
 use serde::{Deserialize, Serialize};
 
@@ -163,6 +164,28 @@ pub struct PeerInfo {
     pub quota: Quota,
     /// How often its actor has been rebuilt since the node started.
     pub restarts: u64,
+}
+
+/// A group at a glance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupStatus {
+    /// Its name.
+    pub name: Name,
+    /// Its version.
+    pub version: u64,
+    /// How many peers are in it.
+    pub members: u32,
+}
+
+/// A group with its members.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupInfo {
+    /// Its name.
+    pub name: Name,
+    /// Its version.
+    pub version: u64,
+    /// The peers in it, in the order they were added to the node.
+    pub members: Vec<Name>,
 }
 
 /// The node at a glance.

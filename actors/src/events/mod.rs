@@ -208,9 +208,9 @@ events! {
     "A held peer is served again." => "Nothing."
     INFO peer_resumed(peer: &str, version: u64, waiting: u64, by: &str);
 
-    "A peer is gone. What waited for it was parked, purged or handed over, as `fate` says."
+    "A peer is gone, also from the `groups` it was in. What waited for it was parked, purged or handed over, as `fate` says."
         => "Nothing; parked messages stay addressable as name#id."
-    INFO peer_removed(peer: &str, peer_id: PeerId, fate: &str, messages: u64, by: &str);
+    INFO peer_removed(peer: &str, peer_id: PeerId, fate: &str, messages: u64, groups: u64, by: &str);
 
     "Nothing that is stored speaks of a removed peer any more; `name#id` is not addressable now."
         => "Nothing."
@@ -239,7 +239,19 @@ events! {
     WARN handover_cut_short(peer: &str, messages: u64);
 
     "A change by an operator was refused; nothing has changed." => "As the reason says."
-    WARN admin_refused(command: &str, peer: Option<&str>, code: Code, reason: &str, by: &str, suppressed: Suppressed);
+    WARN admin_refused(command: &str, peer: Option<&str>, group: Option<&str>, code: Code, reason: &str, by: &str, suppressed: Suppressed);
+
+    // Groups.
+
+    "A group of peers exists from now on." => "Nothing."
+    INFO group_added(group: &str, version: u64, changed: &str, members: u64, by: &str);
+
+    "Peers have joined or left a group, as `changed` says; `members` is how many are in it now. What was published before goes to those that were in it then."
+        => "Nothing."
+    INFO group_changed(group: &str, version: u64, changed: &str, members: u64, by: &str);
+
+    "A group is gone; its members and what waits for them stay." => "Publish to its members, or to another group."
+    INFO group_removed(group: &str, version: u64, by: &str);
 
     // Peers as they behave.
 

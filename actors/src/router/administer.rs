@@ -44,15 +44,17 @@ impl Handler<Administer> for Router {
 impl Router {
     /// Limited per peer; what is said of peers that there are not shares one budget.
     fn log_refusal(&mut self, ask: &Administer, why: &Refusal) {
-        let peer = ask.command.peer();
-        let subject = match self.state.registry.find(peer) {
+        let name = ask.command.subject();
+        let subject = match self.state.registry.find(name) {
             Some(Found::Present(record)) => record.id,
             Some(Found::Removed(_)) | None => PeerId::NONE,
         };
         let admitted = self.limiter.admit(subject, "admin_refused", clock::now());
         if let Some(suppressed) = admitted {
             let (verb, by) = (verb(&ask.command), &ask.by);
-            events::admin_refused(verb, Some(peer), why.code, &why.detail, by, suppressed);
+            let is_group = ask.command.is_about_group();
+            let (peer, group) = if is_group { (None, Some(name)) } else { (Some(name), None) };
+            events::admin_refused(verb, peer, group, why.code, &why.detail, by, suppressed);
         }
     }
 
@@ -74,14 +76,24 @@ impl Router {
         let ended = self.ended_by(&event);
         let Subject { id, version, job } = self.subject(&event);
         let before = self.state.registry.get(id).cloned();
-        if let (AdminEvent::PeerChanged(now), Some(before)) = (&event, &before)
-            && now.is_as(before)
-        {
+        let group_before = self.state.registry.group(id).cloned();
+        let as_it_is = match &event {
+            AdminEvent::PeerChanged(now) => {
+                before.as_ref().filter(|before| now.is_as(before)).map(|before| before.version)
+            }
+            AdminEvent::GroupChanged(now) => {
+                let before = group_before.as_ref();
+                before.filter(|before| now.members == before.members).map(|before| before.version)
+            }
+            _ => None,
+        };
+        if let Some(version) = as_it_is {
             // Already so, like pausing twice: nothing to record, nothing to log.
-            return Ok((AdminDone { id, version: before.version, messages: 0, job: None }, None));
+            return Ok((AdminDone { id, version, messages: 0, job: None }, None));
         }
         let removes = matches!(event, AdminEvent::PeerRemoved { .. });
         let waiting = if removes { self.stored_for(id) } else { 0 };
+        let groups = self.state.registry.groups_of(id).count() as u64;
         self.append_state(&StateEvent::Admin(event.clone()))?;
         if removes {
             // Nothing more is accepted for it; what was is in the log before its removal.
@@ -90,13 +102,18 @@ impl Router {
             }
             self.leaving.extend(self.shared.directory.remove(id).map(|seat| (id, seat)));
         }
+        if let (AdminEvent::GroupRemoved { .. }, Some(group)) = (&event, &group_before) {
+            self.shared.directory.remove_group(group.name.as_str(), id);
+        }
         let done = AdminDone { id, version, messages: waiting, job };
-        Ok((done, Some(AdminEffect { event, before, by: by.to_owned(), waiting, ended })))
+        let by = by.to_owned();
+        let effect = AdminEffect { event, before, group_before, groups, by, waiting, ended };
+        Ok((done, Some(effect)))
     }
 
     /// The change is durable: let the node follow it.
     pub(super) fn take_effect(&mut self, effect: AdminEffect, ctx: &mut Context<Self>) {
-        let AdminEffect { event, before, by, waiting, ended } = effect;
+        let AdminEffect { event, before, group_before, groups, by, waiting, ended } = effect;
         for job in &ended {
             let why = match &event {
                 AdminEvent::PeerRemoved { id, .. } => {
@@ -123,9 +140,18 @@ impl Router {
             AdminEvent::PeerRemoved { id, disposition, .. } => {
                 if let Some(removed) = self.state.registry.removed(id) {
                     let (peer, fate) = (removed.peer.name.as_str(), self.fate(disposition));
-                    events::peer_removed(peer, id, &fate, waiting, &by);
+                    events::peer_removed(peer, id, &fate, waiting, groups, &by);
                 }
                 self.retire(id, by, ctx);
+            }
+            AdminEvent::GroupAdded(group) => self.group_added(&group, &by),
+            AdminEvent::GroupChanged(group) => {
+                self.group_changed(group_before.as_ref(), &group, &by);
+            }
+            AdminEvent::GroupRemoved { version, .. } => {
+                if let Some(group) = group_before {
+                    events::group_removed(group.name.as_str(), version, &by);
+                }
             }
             AdminEvent::JobBegun(job) => self.begin_job(job.number, ctx),
             AdminEvent::DispositionDone { .. }
@@ -280,8 +306,12 @@ impl Router {
             AdminEvent::PeerAdded(record) | AdminEvent::PeerChanged(record) => {
                 Subject { id: record.id, version: record.version, job: None }
             }
-            AdminEvent::PeerRemoved { id, version, .. } => {
+            AdminEvent::PeerRemoved { id, version, .. }
+            | AdminEvent::GroupRemoved { id, version } => {
                 Subject { id: *id, version: *version, job: None }
+            }
+            AdminEvent::GroupAdded(group) | AdminEvent::GroupChanged(group) => {
+                Subject { id: group.id, version: group.version, job: None }
             }
             AdminEvent::DispositionDone { id } | AdminEvent::PeerForgotten { id } => of(*id, None),
             AdminEvent::JobBegun(job) => of(job.peer, Some(job.number)),
@@ -302,6 +332,9 @@ fn verb(command: &AdminCommand) -> &'static str {
         AdminCommand::PeerReplay { .. } => "peer replay",
         AdminCommand::PeerPurge { .. } => "peer purge",
         AdminCommand::PeerCancel { .. } => "peer cancel",
+        AdminCommand::GroupAdd { .. } => "group add",
+        AdminCommand::GroupSet { .. } => "group set",
+        AdminCommand::GroupRemove { .. } => "group rm",
     }
 }
 

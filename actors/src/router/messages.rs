@@ -4,12 +4,15 @@ use crate::link::SharedProducer;
 use actix::Message;
 use bytes::Bytes;
 use restante_protocol::admin::{AdminCommand, AdminDone, PeerSettings, PeerUrl};
+use restante_protocol::control::GroupPage;
 use restante_protocol::frame::ReplyKind;
 use restante_protocol::id::{MessageNumber, PeerId, ProducerId};
 use restante_protocol::job::JobStatus;
 #[cfg(doc)]
-use restante_protocol::limits::PEER_PAGE_MAX;
+use restante_protocol::limits::{GROUP_PAGE_MAX, PEER_PAGE_MAX};
+use restante_protocol::name::Name;
 use restante_protocol::refusal::Refusal;
+use restante_protocol::status::GroupInfo;
 use restante_protocol::time::WallMillis;
 
 /// All publishes of one read of a connection.
@@ -52,7 +55,7 @@ pub struct PublishItem {
 pub struct Receiver {
     /// The connection's alias, for refusals.
     pub alias: u32,
-    /// What it stands for; [`PeerId::NONE`] when no peer has the name.
+    /// What it stands for, perhaps a group; [`PeerId::NONE`] when nothing has the name.
     pub peer: PeerId,
 }
 
@@ -155,6 +158,16 @@ pub struct PeerRecords {
     /// See above.
     pub after: PeerId,
 }
+
+/// Asks for one group, by name.
+#[derive(Message)]
+#[rtype(result = "Option<GroupInfo>")]
+pub struct FindGroup(pub Name);
+
+/// Asks for the groups behind this name, in order, at most [`GROUP_PAGE_MAX`].
+#[derive(Message)]
+#[rtype(result = "GroupPage")]
+pub struct GroupsBehind(pub Option<Name>);
 
 /// Asks for the job under way for a peer, or the last one that ended.
 #[derive(Message)]

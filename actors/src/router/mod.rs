@@ -20,6 +20,7 @@ mod calls;
 mod commit;
 mod disposal;
 mod forget;
+mod groups;
 mod jobs;
 pub mod messages;
 mod publish;
@@ -41,7 +42,7 @@ use restante_protocol::id::PeerId;
 use restante_protocol::job::Job;
 use restante_protocol::producers::SessionError;
 use restante_protocol::refusal::{Code, Refusal};
-use restante_protocol::registry::{AdminEvent, Peer as PeerRecord};
+use restante_protocol::registry::{AdminEvent, Group, Peer as PeerRecord};
 use restante_protocol::state::{Applied, NodeState, StateEvent};
 use restante_protocol::time::Time;
 use slots::{Slot, Slots};
@@ -113,6 +114,10 @@ struct AdminEffect {
     event: AdminEvent,
     /// The record as it was, for the log.
     before: Option<PeerRecord>,
+    /// The same of a group.
+    group_before: Option<Group>,
+    /// How many groups a removed peer was in.
+    groups: u64,
     by: String,
     /// Messages that waited when a peer was removed.
     waiting: u64,
@@ -221,6 +226,9 @@ impl Actor for Router {
         let records: Vec<PeerRecord> = self.state.registry.peers().cloned().collect();
         for record in &records {
             self.seat(record, Some("the node started"));
+        }
+        for group in self.state.registry.groups_behind(None) {
+            self.shared.directory.insert_group(group.name.clone(), group.id);
         }
         for removed in self.state.registry.removed_peers() {
             if removed.disposition.is_done() {

@@ -17,6 +17,7 @@ use actix::prelude::*;
 use restante_protocol::frame::{Refuse, publish_flags};
 use restante_protocol::id::{MessageId, PeerId};
 use restante_protocol::message::{Body, body_flags};
+use restante_protocol::name::Name;
 use restante_protocol::producers::{Accepted, Decision, Refused, SessionError};
 use restante_protocol::record::{
     MESSAGE_FIXED_BYTES, RECORD_HEADER_BYTES, RecordKind, put_message_record,
@@ -61,8 +62,8 @@ impl Handler<PublishBatch> for Router {
         }
         if !old.is_empty() {
             let (journal, from) = (Arc::clone(&self.journal), Arc::clone(&batch.from));
-            let directory = Arc::clone(&self.shared.directory);
-            actix_rt::spawn(repeats::answer(journal, directory, from, old));
+            let (directory, groups) = (Arc::clone(&self.shared.directory), self.groups_of(&old));
+            actix_rt::spawn(repeats::answer(journal, directory, groups, from, old));
         }
         self.flush_soon(ctx);
     }
@@ -77,12 +78,24 @@ enum Known {
 
 /// What the receivers of one publish come to.
 #[derive(Default)]
-struct Split {
-    accepted: SmallVec<[PeerId; 16]>,
+pub(super) struct Split {
+    pub(super) accepted: SmallVec<[PeerId; 16]>,
     refused: SmallVec<[(u32, Code); 4]>,
     /// The refusing receivers' places in the publish.
     places: SmallVec<[u16; 4]>,
+    /// Members of groups that refuse.
+    members: Vec<RefusedMember>,
     detail: String,
+}
+
+/// A member of a group that refuses.
+struct RefusedMember {
+    /// The group's place in the publish.
+    place: u16,
+    /// The group's alias.
+    alias: u32,
+    name: Name,
+    code: Code,
 }
 
 impl Router {
@@ -176,7 +189,7 @@ impl Router {
         }
         let split = self.split(receivers, body.len() as u64);
         let all_or_nothing = item.flags & publish_flags::ALL_OR_NOTHING != 0;
-        if split.accepted.is_empty() || (all_or_nothing && !split.refused.is_empty()) {
+        if split.accepted.is_empty() || (all_or_nothing && !split.is_whole()) {
             return self.refuse_split(batch, item, split, all_or_nothing);
         }
         if let Some(why) = self.over_node_quota(split.accepted.len() as u64) {
@@ -196,17 +209,16 @@ impl Router {
             }
         }
         let index = self.accept(batch, item, body, flags, &split.accepted);
-        if split.refused.is_empty() {
+        if split.is_whole() {
             let (to, sequence) = (&batch.from, item.sequence);
             self.building.confirm(to, producer.index, sequence, index, frame_bytes);
             return;
         }
-        let code = split.refused[0].1;
         self.building.outcomes.push(Outcome::Partial {
             to: Arc::clone(&batch.from),
             producer: producer.index,
-            refuse: Box::new(split.to_refuse(item.sequence, code)),
-            places: split.places,
+            places: split.all_places(),
+            refuse: Box::new(split.into_refuse(item.sequence, None)),
             index,
             bytes: frame_bytes,
         });
@@ -279,6 +291,10 @@ impl Router {
         let mut split = Split::default();
         for (receiver, place) in receivers.iter().zip(0u16..) {
             let Some(slot) = self.slots.get_mut(receiver.peer) else {
+                let others = receivers.len() - 1 - usize::from(place);
+                if self.split_group(&mut split, *receiver, place, others, bytes) {
+                    continue;
+                }
                 let (code, words) = gone(*receiver);
                 split.refuse(place, *receiver, code);
                 split.explain(|| words.to_owned());
@@ -338,6 +354,7 @@ impl Router {
         let refused = Refused {
             code: why.code,
             receivers: SmallVec::new(),
+            members: Box::default(),
             detail: why.detail.as_str().into(),
         };
         self.state.producers.record_refusal(batch.producer.index, item.sequence, refused);
@@ -351,11 +368,10 @@ impl Router {
         split: Split,
         all_or_nothing: bool,
     ) {
-        let code = split.refused.first().map_or(Code::NoReceiver, |(_, code)| *code);
         let partly = all_or_nothing && !split.accepted.is_empty();
-        let code = if partly { Code::AllOrNothing } else { code };
-        let refuse = split.to_refuse(item.sequence, code);
-        let refused = refused_by_place(&refuse, &split.places);
+        let places = split.all_places();
+        let refuse = split.into_refuse(item.sequence, partly.then_some(Code::AllOrNothing));
+        let refused = refused_by_place(&refuse, &places);
         self.state.producers.record_refusal(batch.producer.index, item.sequence, refused);
         batch.from.refuse(&refuse, u64::from(item.frame_len));
     }
@@ -364,35 +380,58 @@ impl Router {
 /// A refusal as it is remembered: its receivers by their places, since a repeat may have other
 /// aliases for them.
 pub(super) fn refused_by_place(refuse: &Refuse, places: &[u16]) -> Refused {
+    let mut places = places.iter().copied();
     let codes = refuse.receivers.iter().map(|(_, code)| *code);
-    Refused {
-        code: refuse.code,
-        receivers: places.iter().copied().zip(codes).collect(),
-        detail: refuse.detail.as_str().into(),
-    }
+    // In this order: a receiver that has no code takes no place.
+    let receivers = codes.zip(&mut places).map(|(code, place)| (place, code)).collect();
+    let members = refuse.members.iter().zip(&mut places);
+    let members = members.map(|((_, code, name), place)| (place, *code, name.clone())).collect();
+    Refused { code: refuse.code, receivers, members, detail: refuse.detail.as_str().into() }
 }
 
 /// The same refusal, to a repeat.
 fn refuse_again(sequence: u64, refused: &Refused, receivers: &[Receiver]) -> Refuse {
     let alias = |place: u16| receivers.get(usize::from(place)).map_or(0, |found| found.alias);
-    let by_alias = refused.receivers.iter().map(|(place, code)| (alias(*place), *code));
+    let receivers = refused.receivers.iter().map(|(place, code)| (alias(*place), *code)).collect();
+    let members = refused.members.iter();
+    let members = members.map(|(place, code, name)| (alias(*place), *code, name.clone())).collect();
     let (code, detail) = (refused.code, refused.detail.to_string());
-    Refuse { sequence, id: None, code, receivers: by_alias.collect(), detail }
+    Refuse { sequence, id: None, code, receivers, members, detail }
 }
 
 impl Split {
-    fn to_refuse(&self, sequence: u64, code: Code) -> Refuse {
-        let (receivers, detail) = (self.refused.clone(), self.detail.clone());
-        Refuse { sequence, id: None, code, receivers, detail }
+    /// Whether nobody refuses.
+    fn is_whole(&self) -> bool {
+        self.refused.is_empty() && self.members.is_empty()
     }
 
-    fn refuse(&mut self, place: u16, receiver: Receiver, code: Code) {
+    /// The places of those that refuse: of receivers, then of members' groups.
+    fn all_places(&self) -> SmallVec<[u16; 4]> {
+        let members = self.members.iter().map(|member| member.place);
+        self.places.iter().copied().chain(members).collect()
+    }
+
+    /// The refusal; `code` is that of the first that refuses if it is not given.
+    fn into_refuse(self, sequence: u64, code: Option<Code>) -> Refuse {
+        let receiver = self.refused.first().map(|(_, code)| *code);
+        let first = receiver.or_else(|| self.members.first().map(|member| member.code));
+        let code = code.or(first).unwrap_or(Code::NoReceiver);
+        let members = self.members.into_iter();
+        let members = members.map(|member| (member.alias, member.code, member.name)).collect();
+        Refuse { sequence, id: None, code, receivers: self.refused, members, detail: self.detail }
+    }
+
+    pub(super) fn refuse_member(&mut self, place: u16, group: Receiver, name: Name, code: Code) {
+        self.members.push(RefusedMember { place, alias: group.alias, name, code });
+    }
+
+    pub(super) fn refuse(&mut self, place: u16, receiver: Receiver, code: Code) {
         self.refused.push((receiver.alias, code));
         self.places.push(place);
     }
 
     /// The first refusal that has more to say than its code is told in words.
-    fn explain(&mut self, words: impl FnOnce() -> String) {
+    pub(super) fn explain(&mut self, words: impl FnOnce() -> String) {
         if self.detail.is_empty() {
             self.detail = words();
         }
@@ -423,7 +462,10 @@ fn gone(receiver: Receiver) -> (Code, &'static str) {
     if receiver.peer == PeerId::NONE {
         (Code::UnknownReceiver, "no peer has this name")
     } else {
-        (Code::StaleAlias, "the alias was never declared here, or its peer has been removed since")
+        (
+            Code::StaleAlias,
+            "the alias was never declared here, or what it named has been removed since",
+        )
     }
 }
 
@@ -436,9 +478,14 @@ fn forbidden(flags: u8, receivers: &[Receiver]) -> Option<Refusal> {
         let detail = "only a node marks a message as handed over";
         return Some(Refusal::new(Code::Unsupported, detail));
     }
-    if flags & body_flags::REPLY != 0 && receivers.len() != 1 {
-        let detail = format!("a call names exactly one receiver, this one {}", receivers.len());
-        return Some(Refusal::new(Code::Unsupported, detail));
+    if flags & body_flags::REPLY != 0 {
+        if receivers.len() != 1 {
+            let detail = format!("a call names exactly one receiver, this one {}", receivers.len());
+            return Some(Refusal::new(Code::Unsupported, detail));
+        }
+        if receivers[0].peer.is_group() {
+            return Some(Refusal::new(Code::IsGroup, "a call names one receiver, and no group"));
+        }
     }
     None
 }
@@ -449,6 +496,7 @@ fn refuse(to: &SharedProducer, item: &PublishItem, why: &Refusal) {
         id: None,
         code: why.code,
         receivers: SmallVec::new(),
+        members: Vec::new(),
         detail: why.detail.clone(),
     };
     to.refuse(&refuse, u64::from(item.frame_len));

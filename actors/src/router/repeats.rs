@@ -2,7 +2,8 @@
 //!
 //! Which receivers refused such a publish was known to the process before and died with it. The
 //! stored record has the others, in the order of the publish: whoever the repeat names and the record
-//! lacks is told to have refused, so that no producer takes silence for acceptance. Rare, and slow
+//! lacks is told to have refused, so that no producer takes silence for acceptance. Of a group that is
+//! whoever is in it now, also one that has joined since: it has not got the message. Rare, and slow
 //! against a repeat from memory: one look-up in the journal each, off the router's turns.
 
 use super::messages::Receiver;
@@ -11,8 +12,10 @@ use crate::journal::{Journal, LookupError};
 use crate::link::SharedProducer;
 use restante_protocol::frame::{Confirm, Refuse};
 use restante_protocol::id::{MessageId, PeerId};
+use restante_protocol::name::Name;
 use restante_protocol::refusal::{Code, Refusal};
 use smallvec::SmallVec;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// One of them.
@@ -25,10 +28,14 @@ pub(super) struct OldRepeat {
     pub(super) bytes: u64,
 }
 
-/// Answers repeats in order.
+/// The members of groups, with their names.
+pub(super) type Groups = HashMap<PeerId, Vec<(PeerId, Name)>>;
+
+/// Answers repeats in order. `groups`: those that they name.
 pub(super) async fn answer(
     journal: Arc<dyn Journal>,
     directory: Arc<Directory>,
+    groups: Groups,
     to: SharedProducer,
     repeats: Vec<OldRepeat>,
 ) {
@@ -45,37 +52,53 @@ pub(super) async fn answer(
                 let code = Code::Damaged;
                 let receivers = receivers.iter().map(|receiver| (receiver.alias, code)).collect();
                 let detail = format!("{id} was on disk and is damaged; publish it anew");
-                to.refuse(&Refuse { sequence, id: Some(id), code, receivers, detail }, bytes);
+                let (id, members) = (Some(id), Vec::new());
+                to.refuse(&Refuse { sequence, id, code, receivers, members, detail }, bytes);
                 continue;
             }
             // Whoever accepted it is done with it, and nothing else is known any more.
             Err(LookupError::AgedOut | LookupError::Unknown) => Vec::new(),
         };
-        let refused = if stored.is_empty() {
-            SmallVec::new()
+        let (receivers, members) = if stored.is_empty() {
+            Default::default()
         } else {
-            lacking(&receivers, &stored, is_there)
+            lacking(&receivers, &stored, &groups, is_there)
         };
-        let Some((first, code)) = refused.first().copied() else {
+        let member = members.first().map(|(alias, code, _)| (*alias, *code));
+        let Some((first, code)) = receivers.first().copied().or(member) else {
             to.confirm(Confirm { first_sequence: sequence, count: 1, first_id: id }, bytes);
             continue;
         };
         let detail = format!("receiver alias {first}: not among those that accepted {id}");
         let id = Some(id);
-        to.refuse(&Refuse { sequence, id, code, receivers: refused, detail }, bytes);
+        to.refuse(&Refuse { sequence, id, code, receivers, members, detail }, bytes);
     }
 }
 
-/// The receivers of a repeat, by alias, that are not among the stored ones. A stored peer that has
-/// been removed since stands for the name in its place.
+/// Receivers that refused, by alias.
+type Refusing = SmallVec<[(u32, Code); 4]>;
+/// Members of groups that did, by the alias of their group.
+type RefusingMembers = Vec<(u32, Code, Name)>;
+
+/// The receivers of a repeat, and members of groups among them, that are not among the stored ones. A
+/// stored peer that has been removed since stands for the name in its place.
 fn lacking(
     receivers: &[Receiver],
     stored: &[PeerId],
+    groups: &Groups,
     is_there: impl Fn(PeerId) -> bool,
-) -> SmallVec<[(u32, Code); 4]> {
-    let mut refused = SmallVec::new();
+) -> (Refusing, RefusingMembers) {
+    let (mut refused, mut refused_members) = (Refusing::new(), RefusingMembers::new());
     let mut rest = stored.iter().copied().peekable();
     for Receiver { alias, peer } in receivers.iter().copied() {
+        if let Some(members) = groups.get(&peer) {
+            let is_member = |next: &PeerId| members.iter().any(|(member, _)| member == next);
+            while rest.next_if(|next| is_member(next) || !is_there(*next)).is_some() {}
+            let lacks = members.iter().filter(|(member, _)| !stored.contains(member));
+            let lacks = lacks.map(|(_, name)| (alias, Code::OutcomeEvicted, name.clone()));
+            refused_members.extend(lacks);
+            continue;
+        }
         let named_before = peer != PeerId::NONE && stored.contains(&peer);
         let in_place = |next: &PeerId| *next == peer || (!named_before && !is_there(*next));
         if rest.next_if(in_place).is_some() || named_before {
@@ -85,7 +108,7 @@ fn lacking(
         let code = if peer == PeerId::NONE { Code::UnknownReceiver } else { Code::OutcomeEvicted };
         refused.push((alias, code));
     }
-    refused
+    (refused, refused_members)
 }
 
 #[cfg(test)]
@@ -93,16 +116,39 @@ mod tests {
     use super::*;
 
     const REMOVED: u32 = 9;
+    /// Of the peers 1 and 2.
+    const GROUP: PeerId = PeerId(PeerId::LAST_PEER.0 + 1);
 
-    /// Aliases of those that are told to have refused; 0 stands for a name that no peer has.
+    /// Aliases of those that are told to have refused, those of groups with their member's number as
+    /// thousands; 0 stands for a name that no peer has.
     fn refused(named: &[u32], stored: &[u32]) -> Vec<u32> {
         let receivers: Vec<Receiver> = (100..)
             .zip(named)
             .map(|(alias, peer)| Receiver { alias, peer: PeerId(*peer) })
             .collect();
         let stored: Vec<PeerId> = stored.iter().copied().map(PeerId).collect();
-        let found = lacking(&receivers, &stored, |peer| peer.0 != REMOVED);
-        found.into_iter().map(|(alias, _)| alias).collect()
+        let groups = [(
+            GROUP,
+            vec![(PeerId(1), "one".parse().unwrap()), (PeerId(2), "two".parse().unwrap())],
+        )];
+        let (found, members) =
+            lacking(&receivers, &stored, &groups.into_iter().collect(), |peer| peer.0 != REMOVED);
+        let members = members.into_iter().map(|(alias, _, name)| match name.as_str() {
+            "one" => alias + 1_000,
+            _ => alias + 2_000,
+        });
+        found.into_iter().map(|(alias, _)| alias).chain(members).collect()
+    }
+
+    #[test]
+    fn of_a_group_it_is_the_members_that_have_refused() {
+        let group = GROUP.0;
+        assert_eq!(refused(&[group], &[1, 2]), []);
+        assert_eq!(refused(&[3, group, 4], &[3, 1, 2, 4]), []);
+        assert_eq!(refused(&[3, group, 4], &[3, 2]), [102, 1_101], "one is told by its name");
+        assert_eq!(refused(&[2, group], &[2, 1]), [], "named before its group");
+        assert_eq!(refused(&[group, 4], &[1, REMOVED, 2, 4]), [], "removed since");
+        assert_eq!(refused(&[group, 4], &[1, 4]), [2_100], "joined since, or refused");
     }
 
     #[test]

@@ -20,7 +20,9 @@ use restante_protocol::control::{Reply, Request, Welcome};
 use restante_protocol::id::{MessageId, ProducerId};
 use restante_protocol::message::{Body, decode_headers};
 use restante_protocol::name::Name;
-use restante_protocol::status::{MessageStatus, NodeStatus, PeerInfo, PeerStatus};
+use restante_protocol::status::{
+    GroupInfo, GroupStatus, MessageStatus, NodeStatus, PeerInfo, PeerStatus,
+};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -313,6 +315,41 @@ impl Client {
     pub async fn peer(&self, name: impl Into<String>) -> Result<PeerInfo, RequestError> {
         match self.request(Request::Peer { name: name.into() }).await? {
             Reply::Peer(peer) => Ok(*peer),
+            _ => Err(RequestError::WrongReply),
+        }
+    }
+
+    /// All groups, by name.
+    ///
+    /// # Errors
+    /// See [`Client::request`].
+    pub async fn groups(&self) -> Result<Vec<GroupStatus>, RequestError> {
+        let mut all: Vec<GroupStatus> = Vec::new();
+        loop {
+            let after = all.last().map(|group| group.name.clone());
+            let Reply::Groups(page) =
+                self.request(Request::Groups { after: after.clone() }).await?
+            else {
+                return Err(RequestError::WrongReply);
+            };
+            all.extend(page.groups);
+            if !page.more {
+                return Ok(all);
+            }
+            // A node that goes round in circles is not followed.
+            if all.last().map(|group| &group.name) <= after.as_ref() {
+                return Err(RequestError::WrongReply);
+            }
+        }
+    }
+
+    /// One group with its members.
+    ///
+    /// # Errors
+    /// See [`Client::request`].
+    pub async fn group(&self, name: Name) -> Result<GroupInfo, RequestError> {
+        match self.request(Request::Group { name }).await? {
+            Reply::Group(group) => Ok(*group),
             _ => Err(RequestError::WrongReply),
         }
     }

@@ -289,7 +289,7 @@ impl Outbox {
 
     pub(crate) fn handle_refuse(&self, refuse: Refuse, wakes: &mut Wakes) -> Result<(), Violation> {
         let mut state = self.state.lock();
-        let Refuse { sequence, id, code, receivers, detail } = refuse;
+        let Refuse { sequence, id, code, receivers, members, detail } = refuse;
         if code == Code::ShuttingDown && id.is_none() {
             // Not decided: the node that follows judges it afresh.
             state.producer.hold();
@@ -304,6 +304,7 @@ impl Outbox {
         let refused = receivers
             .iter()
             .filter_map(|(alias, code)| Some((state.aliases.name(*alias)?.clone(), *code)))
+            .chain(members.into_iter().map(|(_, code, name)| (name, code)))
             .collect();
         let outcome = match (id, code) {
             (Some(id), _) => Ok(Confirmed { id, refused, detail }),

@@ -63,7 +63,8 @@ pub struct Route {
 }
 
 impl Publish {
-    /// For these receivers, by name.
+    /// For these receivers, by name: peers, or groups of them, each of which stands for its members at the
+    /// time the message is accepted.
     pub fn to<I, N>(receivers: I) -> Publish
     where
         I: IntoIterator<Item = N>,
@@ -197,7 +198,7 @@ where
 pub struct Confirmed {
     /// Its id.
     pub id: MessageId,
-    /// Receivers for which it was not accepted, and why. Usually empty.
+    /// Receivers for which it was not accepted, members of groups among them, and why. Usually empty.
     pub refused: Vec<(Name, Code)>,
     /// What the node says of the refusals, one line; empty without any.
     pub detail: String,

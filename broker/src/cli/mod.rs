@@ -12,6 +12,7 @@ mod delivery;
 mod demo;
 mod exec;
 mod exit;
+mod group;
 mod input;
 mod jobs;
 mod journal;
@@ -84,6 +85,9 @@ enum Verb {
     /// See and change the node's receivers
     #[command(subcommand)]
     Peer(peer::Verb),
+    /// See and change groups: names for sets of receivers
+    #[command(subcommand)]
+    Group(group::Verb),
     /// See what has become of a message
     #[command(subcommand)]
     Message(message::Verb),
@@ -132,6 +136,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Sub(args) => receive::run(args, target, output),
         Verb::Call(args) => call::run(args, target, output),
         Verb::Peer(verb) => peer::run(verb, target, output),
+        Verb::Group(verb) => group::run(verb, target, output),
         Verb::Message(verb) => message::run(verb, target, output),
         Verb::Status => status::run(target, output),
         Verb::Watch(args) => watch::run(&args, target, output),

@@ -291,8 +291,12 @@ async fn change(client: &Client, command: AdminCommand, output: Output) -> Resul
         AdminCommand::PeerReplay { .. }
         | AdminCommand::PeerPurge { .. }
         | AdminCommand::PeerCancel { .. } => "is worked on no more",
+        // `group` says these itself.
+        AdminCommand::GroupAdd { .. }
+        | AdminCommand::GroupSet { .. }
+        | AdminCommand::GroupRemove { .. } => "changed",
     };
-    let name = command.peer().to_owned();
+    let name = command.subject().to_owned();
     let done = client.admin(command).await?;
     if output.json_asked {
         return print(&Output::json_line(&done)?);

@@ -4,8 +4,8 @@ use restante_protocol::id::PeerId;
 use restante_protocol::name::Name;
 use std::collections::HashMap;
 
-/// Stands for an alias that was never declared. No peer has this id, so that the router refuses it
-/// as stale.
+/// Stands for an alias that was never declared. No peer and no group has this id, so that the router
+/// refuses it as stale.
 pub(super) const UNDECLARED: PeerId = PeerId(u32::MAX);
 
 /// Names of unknown receivers that are kept to be looked up again. Beyond it an alias of an unknown
@@ -23,7 +23,7 @@ pub(super) struct Aliases {
 
 impl Aliases {
     /// Binds an alias, below [`restante_protocol::limits::ALIASES_MAX`] as the codec has checked, to
-    /// a peer, or to a name that no peer has yet.
+    /// a peer or group, or to a name that none has yet.
     pub(super) fn declare(&mut self, alias: u32, name: Name, peer: Option<PeerId>) {
         let (page, place) = split(alias);
         if page >= self.pages.len() {
@@ -38,7 +38,7 @@ impl Aliases {
         }
     }
 
-    /// What an alias stands for: a peer, [`PeerId::NONE`] or [`UNDECLARED`].
+    /// What an alias stands for: a peer, a group, [`PeerId::NONE`] or [`UNDECLARED`].
     #[inline]
     pub(super) fn get(&self, alias: u32) -> PeerId {
         let (page, place) = split(alias);

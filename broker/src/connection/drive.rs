@@ -279,6 +279,7 @@ impl Connection {
                 id: None,
                 code: Code::OutOfTurn,
                 receivers: Default::default(),
+                members: Vec::new(),
                 detail: "to publish, say hello with a producer identity; a receiver that was \
                          dialled opens a connection of its own for it"
                     .to_owned(),

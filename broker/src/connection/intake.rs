@@ -197,8 +197,8 @@ impl Intake {
             Frame::Control(body) => {
                 match codec::parse_control(body) {
                     Ok(Control::Alias { alias, name }) => {
-                        let peer = directory.named(name.as_str()).map(|seat| seat.id);
-                        self.aliases.declare(alias, name, peer);
+                        let receiver = directory.receiver(name.as_str());
+                        self.aliases.declare(alias, name, receiver);
                     }
                     Ok(control) => self.controls.push(Heard::Control(control)),
                     Err(error) => {
@@ -255,13 +255,13 @@ impl Intake {
         });
     }
 
-    /// A name that no peer had when its alias was declared may have one now.
+    /// A name that no peer and no group had when its alias was declared may have one now.
     #[cold]
     fn look_up(&mut self, alias: u32, directory: &Directory) -> PeerId {
-        let known = self.aliases.unknown_name(alias).and_then(|name| {
-            let seat = directory.named(name.as_str())?;
-            Some((name.clone(), seat.id))
-        });
+        let known = self
+            .aliases
+            .unknown_name(alias)
+            .and_then(|name| Some((name.clone(), directory.receiver(name.as_str())?)));
         let Some((name, peer)) = known else { return PeerId::NONE };
         self.aliases.declare(alias, name, Some(peer));
         peer

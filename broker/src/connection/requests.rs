@@ -266,14 +266,14 @@ impl Clerk {
         let settings = PeerPatch::default();
         let command = AdminCommand::PeerAdd { name: name.clone(), url: PeerUrl::Attach, settings };
         let add = Administer { command, by: self.by.clone() };
-        match answered(self.net.handles.router.send(add).await) {
-            Ok(_) => {}
-            // Somebody was quicker.
-            Err(refusal) if refusal.code == Code::NameTaken => {}
+        let taken = match answered(self.net.handles.router.send(add).await) {
+            Ok(_) => None,
+            // Somebody was quicker, or it is a group's.
+            Err(refusal) if refusal.code == Code::NameTaken => Some(refusal),
             Err(refusal) => return Err(refusal),
-        }
-        let seat = directory.named(name.as_str()).ok_or_else(unknown)?;
-        Ok((seat, true))
+        };
+        let seat = directory.named(name.as_str());
+        Ok((seat.ok_or_else(|| taken.unwrap_or_else(unknown))?, true))
     }
 }
 

@@ -98,22 +98,33 @@ pub fn put_confirm(out: &mut BytesMut, confirm: &Confirm) {
         .put(out, 0);
 }
 
-/// Appends a refusal. The detail is cut to [`crate::limits::REASON_BYTES_MAX`] at a character's boundary.
+/// Appends a refusal. The detail is cut to [`crate::limits::REASON_BYTES_MAX`] at a character's boundary;
+/// of receivers and members there are at most [`RECEIVERS_MAX`] each.
 pub fn put_refuse(out: &mut BytesMut, refuse: &Refuse) {
     let receivers = &refuse.receivers[..refuse.receivers.len().min(RECEIVERS_MAX)];
+    let members = &refuse.members[..refuse.members.len().min(RECEIVERS_MAX)];
     let detail = cut_reason(&refuse.detail);
-    let variable = 6 * receivers.len() + detail.len();
-    // At most RECEIVERS_MAX, which fits.
-    let count = receivers.len() as u16;
-    Fixed::<{ HEADER_BYTES + 28 }>::new(kind::REFUSE, variable)
+    let names: usize = members.iter().map(|(.., name)| 7 + name.as_str().len()).sum();
+    let variable = 6 * receivers.len() + names + detail.len();
+    // At most RECEIVERS_MAX each, which fits.
+    let (count, named) = (receivers.len() as u16, members.len() as u16);
+    Fixed::<{ HEADER_BYTES + 30 }>::new(kind::REFUSE, variable)
         .with(refuse.sequence.to_be_bytes())
         .with(refuse.id.unwrap_or_default().0.to_be_bytes())
         .with(refuse.code.number().to_be_bytes())
         .with(count.to_be_bytes())
+        .with(named.to_be_bytes())
         .put(out, variable);
     for (alias, code) in receivers {
         out.put_u32(*alias);
         out.put_u16(code.number());
+    }
+    for (alias, code, name) in members {
+        out.put_u32(*alias);
+        out.put_u16(code.number());
+        // A name is at most NAME_BYTES_MAX long, which fits.
+        out.put_u8(name.as_str().len() as u8);
+        out.put_slice(name.as_str().as_bytes());
     }
     out.put_slice(detail.as_bytes());
 }

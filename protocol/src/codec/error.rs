@@ -2,6 +2,7 @@
 
 use crate::limits::RECEIVERS_MAX;
 use crate::message::BodyError;
+use crate::name::NameError;
 use crate::refusal::{Code, Refusal, code_of};
 
 /// The other side does not speak this protocol. State is untouched: frames before this one stand,
@@ -97,6 +98,14 @@ pub enum FrameError {
         first_sequence: u64,
         /// How many.
         count: u32,
+    },
+    /// A name that names may not be.
+    #[error("a name in a frame of type 0x{kind:02x} is none: {error}")]
+    BadName {
+        /// The frame's type.
+        kind: u8,
+        /// What is wrong with it.
+        error: NameError,
     },
     /// A text that is not UTF-8.
     #[error("the text in a frame of type 0x{0:02x} is not UTF-8")]

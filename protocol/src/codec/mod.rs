@@ -39,9 +39,11 @@ use crate::frame::{
 use crate::id::MessageId;
 use crate::limits::{
     ACK_RANGES_MAX, CONTROL_BYTES_MAX, FRAME_BYTES_MAX, HEADERS_BYTES_MAX, KEY_BYTES_MAX,
-    PAYLOAD_BYTES_DEFAULT, PAYLOAD_BYTES_MAX, REASON_BYTES_MAX, RECEIVERS_MAX, RETURN_BYTES_MAX,
+    NAME_BYTES_MAX, PAYLOAD_BYTES_DEFAULT, PAYLOAD_BYTES_MAX, REASON_BYTES_MAX, RECEIVERS_MAX,
+    RETURN_BYTES_MAX,
 };
 use crate::message::Body;
+use crate::name::Name;
 use crate::refusal::Code;
 use smallvec::SmallVec;
 
@@ -186,6 +188,16 @@ impl<'a> Fields<'a> {
         Code::from_number(number).ok_or(FrameError::UnknownCode(number))
     }
 
+    /// A name behind its length in a byte.
+    fn name(&mut self) -> Result<Name, FrameError> {
+        let length = usize::from(self.u8()?);
+        let (name, rest) =
+            self.rest.split_at_checked(length).ok_or(FrameError::Truncated(self.kind))?;
+        self.rest = rest;
+        let name = core::str::from_utf8(name).map_err(|_| FrameError::NotUtf8(self.kind))?;
+        name.parse().map_err(|error| FrameError::BadName { kind: self.kind, error })
+    }
+
     fn text(&self) -> Result<&'a str, FrameError> {
         core::str::from_utf8(self.rest).map_err(|_| FrameError::NotUtf8(self.kind))
     }
@@ -206,7 +218,9 @@ fn check_length(kind: u8, length: usize, limits: &Limits) -> Result<(), FrameErr
             }
             kind::ACK => 4 + 2 + 16 * ACK_RANGES_MAX,
             kind::CONFIRM => 8 + 4 + 16,
-            kind::REFUSE => 8 + 16 + 2 + 2 + 6 * RECEIVERS_MAX + REASON_BYTES_MAX,
+            kind::REFUSE => {
+                8 + 16 + 2 + 2 + 2 + (6 + 7 + NAME_BYTES_MAX) * RECEIVERS_MAX + REASON_BYTES_MAX
+            }
             kind::ACK_VALUE => 4 + 8 + RETURN_BYTES_MAX,
             kind::NACK => 4 + 8 + 1 + 4 + REASON_BYTES_MAX,
             kind::REPLY => 8 + 1 + RETURN_BYTES_MAX,
@@ -389,14 +403,18 @@ fn rare(kind: u8, rest: &[u8]) -> Result<Frame<'_>, FrameError> {
 
 fn refuse(mut fields: Fields<'_>) -> Result<Refuse, FrameError> {
     let (sequence, id, code) = (fields.u64()?, fields.id()?, fields.code()?);
-    let count = usize::from(fields.u16()?);
-    if count > RECEIVERS_MAX {
+    let (count, named) = (usize::from(fields.u16()?), usize::from(fields.u16()?));
+    if count > RECEIVERS_MAX || named > RECEIVERS_MAX {
         let (kind, count_max) = (kind::REFUSE, RECEIVERS_MAX);
-        return Err(FrameError::TooMany { kind, count, count_max });
+        return Err(FrameError::TooMany { kind, count: count.max(named), count_max });
     }
     let mut receivers = SmallVec::new();
     for _ in 0..count {
         receivers.push((fields.u32()?, fields.code()?));
+    }
+    let mut members = Vec::new();
+    for _ in 0..named {
+        members.push((fields.u32()?, fields.code()?, fields.name()?));
     }
     let detail = fields.text()?;
     if detail.len() > REASON_BYTES_MAX {
@@ -404,7 +422,7 @@ fn refuse(mut fields: Fields<'_>) -> Result<Refuse, FrameError> {
         return Err(FrameError::TooLong { kind, bytes: detail.len(), bytes_max });
     }
     let id = Some(id).filter(|id| id.0 != 0);
-    Ok(Refuse { sequence, id, code, receivers, detail: detail.to_owned() })
+    Ok(Refuse { sequence, id, code, receivers, members, detail: detail.to_owned() })
 }
 
 fn nack(mut fields: Fields<'_>) -> Result<Nack<'_>, FrameError> {

@@ -49,7 +49,11 @@ impl RefusedRun {
         } else {
             0
         };
-        size_of::<(u64, RefusedRun)>() + self.refused.detail.len() + receivers
+        let members = &self.refused.members;
+        // Their names are shared with the peers, as long as those are there.
+        let names: usize = members.iter().map(|(.., name)| name.as_str().len()).sum();
+        let members = size_of_val(&**members) + names;
+        size_of::<(u64, RefusedRun)>() + self.refused.detail.len() + receivers + members
     }
 }
 

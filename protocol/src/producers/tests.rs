@@ -28,7 +28,8 @@ fn run(first_sequence: u64, count: u32, first_number: u64) -> Run {
 }
 
 fn refused(detail: &str) -> Refused {
-    Refused { code: Code::PeerQuota, receivers: SmallVec::new(), detail: detail.into() }
+    let (receivers, members) = (SmallVec::new(), Box::default());
+    Refused { code: Code::PeerQuota, receivers, members, detail: detail.into() }
 }
 
 /// Decides a sequence and names the decision.
@@ -247,7 +248,8 @@ fn a_flood_of_equal_refusals_is_one_and_of_different_ones_is_bounded() {
     for sequence in 100_001..=200_000 {
         decide(&mut producers, at, sequence);
         let detail = format!("{sequence} {detail}").into();
-        let refused = Refused { code: Code::PeerQuota, receivers: receivers.clone(), detail };
+        let (receivers, members) = (receivers.clone(), Box::default());
+        let refused = Refused { code: Code::PeerQuota, receivers, members, detail };
         producers.record_refusal(at.index, sequence, refused);
     }
     assert!(producers.refusal_bytes <= REFUSALS_MAX * 1_200);

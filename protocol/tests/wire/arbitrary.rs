@@ -15,11 +15,12 @@ use restante_protocol::frame::{
 use restante_protocol::id::MessageId;
 use restante_protocol::limits::{PAYLOAD_BYTES_MAX, TTL_MS_MAX};
 use restante_protocol::message::{Body, decode_headers};
+use restante_protocol::name::Name;
 use restante_protocol::refusal::Code;
 
 const LIMITS: Limits = Limits { payload_bytes_max: 500, control_bytes_max: 2_000 };
 /// The largest frame within these limits, roughly.
-const WANTED_MAX: usize = 70 * 1024;
+const WANTED_MAX: usize = 150 * 1024;
 
 /// Reads a buffer to its end or first error, looking into everything.
 fn read_all(buffer: &[u8]) {
@@ -182,6 +183,10 @@ fn code() -> impl Strategy<Value = Code> {
     prop::sample::select(Code::ALL)
 }
 
+fn name() -> impl Strategy<Value = Name> {
+    "[a-zA-Z0-9][a-zA-Z0-9._@:+-]{0,127}".prop_map(|text| text.parse().unwrap())
+}
+
 fn bytes(max: usize) -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(any::<u8>(), 0..max)
 }
@@ -246,10 +251,12 @@ proptest! {
         id in prop::option::of(id()),
         code in code(),
         receivers in prop::collection::vec((any::<u32>(), code()), 0..20),
+        members in prop::collection::vec((any::<u32>(), code(), name()), 0..20),
         detail in ".{0,250}",
     ) {
         let receivers = receivers.into();
-        there_and_back(&Frame::Refuse(Refuse { sequence, id, code, receivers, detail }));
+        let refuse = Refuse { sequence, id, code, receivers, members, detail };
+        there_and_back(&Frame::Refuse(refuse));
     }
 
     #[test]

@@ -5,15 +5,16 @@ use bytes::BytesMut;
 use restante_protocol::codec::{
     FrameError, Limits, Next, next_frame, parse_control, put_control, request_number,
 };
-use restante_protocol::control::{Control, PeerPage, Reply, Request};
+use restante_protocol::control::{Control, GroupPage, PeerPage, Reply, Request};
 use restante_protocol::frame::{Frame, HEADER_BYTES};
 use restante_protocol::id::{MessageId, PeerId};
 use restante_protocol::limits::{
-    ALIASES_MAX, CONTROL_BYTES_MAX, KEY_BYTES_MAX, MESSAGE_PAGE_MAX, NAME_BYTES_MAX,
-    PAGE_BODY_BYTES_MAX, PEER_PAGE_MAX, REASON_BYTES_MAX,
+    ALIASES_MAX, CONTROL_BYTES_MAX, GROUP_MEMBERS_MAX, GROUP_PAGE_MAX, KEY_BYTES_MAX,
+    MESSAGE_PAGE_MAX, NAME_BYTES_MAX, PAGE_BODY_BYTES_MAX, PEER_PAGE_MAX, REASON_BYTES_MAX,
 };
+use restante_protocol::name::Name;
 use restante_protocol::refusal::{Code, Refusal};
-use restante_protocol::status::{Health, PeerStatus, Stall};
+use restante_protocol::status::{GroupInfo, GroupStatus, Health, PeerStatus, Stall};
 use restante_protocol::stored::{MessagePage, Parking, StoredMessage};
 use restante_protocol::time::WallMillis;
 
@@ -61,6 +62,19 @@ fn a_page_of_peers_fits_a_frame_however_long_its_texts() {
     let page = PeerPage { peers: vec![peer; PEER_PAGE_MAX], more: true };
     let answer = Control::Response { id: u64::MAX, result: Ok(Reply::Peers(page)) };
     assert!(body(&answer).len() < CONTROL_BYTES_MAX);
+}
+
+#[test]
+fn a_page_of_groups_and_a_whole_group_fit_a_frame_however_long_their_names() {
+    let name: Name = "n".repeat(NAME_BYTES_MAX).parse().unwrap();
+    let group = GroupStatus { name: name.clone(), version: u64::MAX, members: u32::MAX };
+    let page = GroupPage { groups: vec![group; GROUP_PAGE_MAX], more: true };
+    let members = vec![name.clone(); GROUP_MEMBERS_MAX];
+    let info = Box::new(GroupInfo { name, version: u64::MAX, members });
+    for reply in [Reply::Groups(page), Reply::Group(info)] {
+        let answer = Control::Response { id: u64::MAX, result: Ok(reply) };
+        assert!(body(&answer).len() < CONTROL_BYTES_MAX);
+    }
 }
 
 #[test]

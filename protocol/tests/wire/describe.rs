@@ -51,6 +51,9 @@ fn frame_as_json(frame: &Frame<'_>) -> Value {
             "receivers": refuse.receivers.iter()
                 .map(|(alias, code)| json!([alias, code.number()]))
                 .collect::<Vec<Value>>(),
+            "members": refuse.members.iter()
+                .map(|(alias, code, name)| json!([alias, code.number(), name]))
+                .collect::<Vec<Value>>(),
             "detail": refuse.detail,
         }}),
         Frame::Deliver(deliver) => json!({ "deliver": {

@@ -7,8 +7,8 @@ use restante_protocol::admin::{
 };
 use restante_protocol::codec::{put_control, put_frame};
 use restante_protocol::control::{
-    AttachAs, AttachResult, Control, Credit, Hello, NodeLife, PeerPage, Reply, Request, WatchEvent,
-    Welcome,
+    AttachAs, AttachResult, Control, Credit, GroupPage, Hello, NodeLife, PeerPage, Reply, Request,
+    WatchEvent, Welcome,
 };
 use restante_protocol::frame::{
     Ack, AckValue, Confirm, Deliver, Frame, Grant, Nack, Publish, Refuse, ReplyKind, TagRange,
@@ -19,8 +19,8 @@ use restante_protocol::message::{Body, encode_headers};
 use restante_protocol::name::Name;
 use restante_protocol::refusal::{Code, Refusal};
 use restante_protocol::status::{
-    BackupDone, Blocked, Health, MessageState, MessageStatus, NodeStatus, PeerInfo, PeerStatus,
-    Quota, ReceiverStatus, Stall,
+    BackupDone, Blocked, GroupInfo, GroupStatus, Health, MessageState, MessageStatus, NodeStatus,
+    PeerInfo, PeerStatus, Quota, ReceiverStatus, Stall,
 };
 use restante_protocol::stored::{Filter, Lane, MessagePage, Parking, StoredMessage};
 use restante_protocol::time::WallMillis;
@@ -97,7 +97,20 @@ fn hot() -> Vec<Sample> {
                 id: Some(id(44)),
                 code: Code::PeerQuota,
                 receivers: smallvec![(256, Code::PeerQuota)],
+                members: vec![],
                 detail: "receiver alias 256: 10 messages wait for it, its quota is 10".to_owned(),
+            }),
+        ),
+        (
+            "refuse-members",
+            Frame::Refuse(Refuse {
+                sequence: 5,
+                id: Some(id(45)),
+                code: Code::PeerQuota,
+                receivers: smallvec![],
+                members: vec![(7, Code::PeerQuota, name("shop-17"))],
+                detail: "shop-17: 10 messages wait for it, its quota is 10; 1 must go first"
+                    .to_owned(),
             }),
         ),
         (
@@ -107,6 +120,7 @@ fn hot() -> Vec<Sample> {
                 id: None,
                 code: Code::DiskFull,
                 receivers: smallvec![],
+                members: vec![],
                 detail: "the disk is past its high-water mark".to_owned(),
             }),
         ),
@@ -326,6 +340,29 @@ fn requests() -> Vec<(&'static str, Request)> {
             "request-peer-cancel",
             Request::Admin(AdminCommand::PeerCancel { name: "orders".to_owned() }),
         ),
+        (
+            "request-group-add",
+            Request::Admin(AdminCommand::GroupAdd {
+                name: name("shops"),
+                members: vec![name("shop-17"), name("shop-18")],
+            }),
+        ),
+        (
+            "request-group-set",
+            Request::Admin(AdminCommand::GroupSet {
+                name: name("shops"),
+                if_version: Some(1),
+                add: vec![name("shop-19")],
+                remove: vec![name("shop-17")],
+            }),
+        ),
+        (
+            "request-group-remove",
+            Request::Admin(AdminCommand::GroupRemove { name: name("shops"), if_version: None }),
+        ),
+        ("request-groups", Request::Groups { after: None }),
+        ("request-groups-after", Request::Groups { after: Some(name("shops")) }),
+        ("request-group", Request::Group { name: name("shops") }),
         ("request-payload", Request::Payload { id: id(42) }),
         (
             "request-stored",
@@ -360,6 +397,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
     let taken = Refusal::new(Code::AlreadyAttached, "b is being served by another connection");
     let quota = Quota { messages: 1_000, bytes: 0 };
     let info = PeerInfo { status: peer(), settings: PeerSettings::default(), quota, restarts: 0 };
+    let shops = GroupStatus { name: name("shops"), version: 2, members: 2 };
     vec![
         ("response-attached", Reply::Attached(vec![attached(0, false, None)])),
         (
@@ -373,6 +411,15 @@ fn replies() -> Vec<(&'static str, Reply)> {
         ),
         ("response-peers", Reply::Peers(PeerPage { peers: vec![peer()], more: true })),
         ("response-peer", Reply::Peer(Box::new(info))),
+        ("response-groups", Reply::Groups(GroupPage { groups: vec![shops.clone()], more: true })),
+        (
+            "response-group",
+            Reply::Group(Box::new(GroupInfo {
+                name: shops.name,
+                version: shops.version,
+                members: vec![name("shop-18"), name("shop-19")],
+            })),
+        ),
         ("response-node", Reply::Node(node())),
         ("response-message", Reply::Message(message())),
         ("response-payload", Reply::Payload(plain(b"hello"))),

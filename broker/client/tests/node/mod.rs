@@ -228,6 +228,7 @@ impl Peer {
             id: accepted.then(|| id(sequence)),
             code,
             receivers: who.iter().copied().collect(),
+            members: Vec::new(),
             detail: "because".to_owned(),
         };
         put_refuse(&mut self.write, &refuse);

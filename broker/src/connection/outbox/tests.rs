@@ -43,7 +43,8 @@ fn confirm(first_sequence: u64, count: u32, first_id: u128) -> Confirm {
 
 fn refusal(sequence: u64) -> Refuse {
     let (code, receivers) = (Code::NoReceiver, Default::default());
-    Refuse { sequence, id: None, code, receivers, detail: String::new() }
+    let members = Vec::new();
+    Refuse { sequence, id: None, code, receivers, members, detail: String::new() }
 }
 
 fn outgoing(tag: u64, bytes: usize) -> Outgoing {

@@ -89,6 +89,7 @@ fn what_was_refused_is_not_owed() {
         id,
         code: Code::PeerQuota,
         receivers,
+        members: Vec::new(),
         detail: "full".to_owned(),
     };
     // Message 1 goes to the receivers 2 and 0; 0 has no room.
