@@ -428,6 +428,7 @@ pub(crate) fn peer_status(
         next_attempt: None,
         oldest: None,
         stall: None,
+        taking: record.taking,
     };
     if let Some(snapshot) = snapshot {
         status.health = snapshot.health;

@@ -197,7 +197,15 @@ pub enum AdminCommand {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         if_version: Option<u64>,
     },
-    /// Deliver again.
+    /// Accept nothing new for a peer until it is resumed; what waits is delivered.
+    PeerDrain {
+        /// Which.
+        name: Name,
+        /// Only if this is its version.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        if_version: Option<u64>,
+    },
+    /// Deliver again, and accept again.
     PeerResume {
         /// Which.
         name: Name,
@@ -291,6 +299,7 @@ impl AdminCommand {
             AdminCommand::PeerAdd { name, .. }
             | AdminCommand::PeerSet { name, .. }
             | AdminCommand::PeerPause { name, .. }
+            | AdminCommand::PeerDrain { name, .. }
             | AdminCommand::PeerResume { name, .. }
             | AdminCommand::PeerRemove { name, .. }
             | AdminCommand::GroupAdd { name, .. }

@@ -112,6 +112,8 @@ refusals! {
     Damaged = 43, "damaged", "see journal_damaged in the node's log, and look at its disk";
     /// A group was named where only peers may be.
     IsGroup = 44, "is_group", "name the group's members: restante group info NAME";
+    /// The peer takes nothing new until an operator says so; what waits for it is delivered.
+    Draining = 45, "draining", "publish to another peer, or resume it: restante peer resume NAME";
     /// The principal may not do this.
     NotAllowed = 50, "not_allowed", "log in with a key that has the role";
     /// A defect in the node; the message is safe, the answer is not to be had.

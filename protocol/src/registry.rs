@@ -49,6 +49,8 @@ pub struct Peer {
     pub version: u64,
     /// Whether an operator holds it.
     pub paused: bool,
+    /// Whether nothing new is accepted for it.
+    pub draining: bool,
     /// Where it is reached.
     pub url: PeerUrl,
     /// How it is served.
@@ -59,8 +61,9 @@ impl Peer {
     /// Whether nothing but the version differs.
     #[must_use]
     pub fn is_as(&self, other: &Peer) -> bool {
-        (self.id, &self.name, self.paused, &self.url, &self.settings)
-            == (other.id, &other.name, other.paused, &other.url, &other.settings)
+        let of = |peer: &Peer| (peer.id, peer.paused, peer.draining);
+        of(self) == of(other)
+            && (&self.name, &self.url, &self.settings) == (&other.name, &other.url, &other.settings)
     }
 }
 
@@ -222,7 +225,12 @@ impl Registry {
             }
             AdminCommand::PeerResume { name, if_version } => {
                 let peer = self.expect(name, *if_version)?;
-                Ok(AdminEvent::PeerChanged(Peer { paused: false, ..next_version(peer) }))
+                let (paused, draining) = (false, false);
+                Ok(AdminEvent::PeerChanged(Peer { paused, draining, ..next_version(peer) }))
+            }
+            AdminCommand::PeerDrain { name, if_version } => {
+                let peer = self.expect(name, *if_version)?;
+                Ok(AdminEvent::PeerChanged(Peer { draining: true, ..next_version(peer) }))
             }
             AdminCommand::PeerRemove { name, if_version, waiting: wish } => {
                 let peer = self.expect(name, *if_version)?;
@@ -268,7 +276,9 @@ impl Registry {
         let settings = settings.applied_to(&self.defaults);
         settings.check()?;
         let (name, url) = (name.clone(), url.clone());
-        Ok(AdminEvent::PeerAdded(Peer { id, name, version: 1, paused: false, url, settings }))
+        let (version, paused, draining) = (1, false, false);
+        let peer = Peer { id, name, version, paused, draining, url, settings };
+        Ok(AdminEvent::PeerAdded(peer))
     }
 
     fn check_remove(
@@ -292,7 +302,7 @@ impl Registry {
             None | Some(Waiting::Park) => Disposition::Park,
             Some(Waiting::Purge) => Disposition::Purge { done: waiting == 0 },
             Some(Waiting::HandTo(name)) => {
-                let to = self.expect(name, None)?.id;
+                let to = self.expect_taking(name)?.id;
                 if to == peer.id {
                     let detail = format!("peer '{name}' cannot be handed its own messages");
                     return Err(Refusal::new(Code::BadSetting, detail));
@@ -300,6 +310,16 @@ impl Registry {
                 Disposition::HandTo { to, done: waiting == 0 }
             }
         })
+    }
+
+    /// One that is to get messages.
+    fn expect_taking(&self, name: &Name) -> Result<&Peer, Refusal> {
+        let peer = self.expect(name, None)?;
+        if peer.draining {
+            let detail = format!("peer '{name}' takes nothing new until it is resumed");
+            return Err(Refusal::new(Code::Draining, detail));
+        }
+        Ok(peer)
     }
 
     fn expect(&self, name: &Name, if_version: Option<u64>) -> Result<&Peer, Refusal> {

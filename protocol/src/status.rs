@@ -141,6 +141,40 @@ pub struct PeerStatus {
     /// What keeps the next message from being sent, if one waits that is not in flight.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stall: Option<Stall>,
+    /// Whether it is given new messages.
+    #[serde(default, skip_serializing_if = "Taking::is_open")]
+    pub taking: Taking,
+}
+
+/// Whether a peer is given new messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Taking {
+    /// It is.
+    #[default]
+    Open,
+    /// An operator drains it: it is given none, and some wait still.
+    Draining,
+    /// It is drained: it is given none, and none waits. Parked ones stay.
+    Drained,
+}
+
+impl Taking {
+    /// Whether it is given new messages.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        *self == Taking::Open
+    }
+
+    /// The stable word, as in logs and JSON.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Taking::Open => "open",
+            Taking::Draining => "draining",
+            Taking::Drained => "drained",
+        }
+    }
 }
 
 /// What a peer may take of the node: its own quotas, or the node's share for one peer where it has

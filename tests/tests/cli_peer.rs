@@ -85,6 +85,40 @@ async fn a_paused_peer_gets_nothing_until_it_is_resumed() {
 }
 
 #[tokio::test]
+async fn a_draining_peer_takes_nothing_new_and_it_is_told_when_nothing_waits() {
+    let (_scene, mut node, cli) = fresh("drain").await;
+    cli.ok(&["peer", "add", "a", "attach:"]);
+    cli.ok(&["peer", "add", "b", "attach:"]);
+    cli.ok(&["pub", "--to", "a", "before"]);
+    cli.ok(&["peer", "drain", "a"]);
+    cli.run(&["pub", "--to", "a", "after"]).failed(5, &["a: draining", "restante peer resume"]);
+
+    node.kill();
+    node.restart().await;
+    cli.run(&["pub", "--to", "a,b", "after"]).failed(5, &["for a: draining"]);
+    cli.run(&["peer", "rm", "b", "--hand-to", "a"]).failed(5, &["draining"]);
+    assert_eq!(info(&cli, "a")["status"]["taking"], "draining");
+    assert_eq!(node.events("peer_drained").len(), 0, "one waits");
+
+    let waits = cli.spawn(&["peer", "drain", "a", "--wait"]);
+    assert_eq!(cli.ok(&["sub", "a", "--raw", "-C", "1"]), "before\n");
+    let drained = waits.finish();
+    drained.ok();
+    assert!(drained.stderr.contains("a is drained, 0 messages are parked"), "{drained:?}");
+    assert_eq!(info(&cli, "a")["status"]["taking"], "drained");
+    let told = async || (!node.events("peer_drained").is_empty()).then_some(());
+    eventually("the log to say so", Duration::from_secs(20), told).await;
+    assert_eq!(node.events("peer_draining").len(), 1, "the second time it was so already");
+
+    cli.ok(&["peer", "resume", "a"]);
+    assert!(info(&cli, "a")["status"].get("taking").is_none());
+    cli.ok(&["pub", "--to", "a", "again"]);
+    assert_eq!(cli.ok(&["sub", "a", "--raw", "-C", "1"]), "again\n");
+    assert_eq!(cli.ok(&["sub", "b", "--raw", "-C", "1"]), "after\n");
+    assert_eq!(node.events("peer_drained").len(), 1);
+}
+
+#[tokio::test]
 async fn removing_a_peer_with_messages_needs_a_word_about_them() {
     let (_scene, _node, cli) = fresh("removing_a_peer_with_mes").await;
     for name in ["parked", "purged", "handed", "heir"] {

@@ -205,7 +205,14 @@ events! {
     "A peer is held by an operator: its messages wait." => "Resume it when its receiver is ready."
     INFO peer_paused(peer: &str, version: u64, waiting: u64, by: &str);
 
-    "A held peer is served again." => "Nothing."
+    "Nothing new is accepted for a peer; what waits is delivered." => "Wait for `peer_drained`, or resume it."
+    INFO peer_draining(peer: &str, version: u64, waiting: u64, by: &str);
+
+    "Everything that waited for a draining peer has been delivered or parked; told again after a restart."
+        => "Do with it what it was drained for; look at what is parked before it is removed."
+    INFO peer_drained(peer: &str, version: u64, parked: u64);
+
+    "A held or draining peer is served as before." => "Nothing."
     INFO peer_resumed(peer: &str, version: u64, waiting: u64, by: &str);
 
     "A peer is gone, also from the `groups` it was in. What waited for it was parked, purged or handed over, as `fate` says."

@@ -1,6 +1,7 @@
 //! Changes by operators: checked, journaled, in effect, answered; in this order.
 
 use super::batch::Outcome;
+use super::slots::Slots;
 use super::{AdminEffect, PeerRecordView, PeerRecords, Router, answered};
 use crate::clock;
 use crate::directory::Seat;
@@ -17,6 +18,7 @@ use restante_protocol::registry::{
     AdminEvent, Disposition, Found, Peer as PeerRecord, Registry, Removed,
 };
 use restante_protocol::state::StateEvent;
+use restante_protocol::status::Taking;
 use restante_protocol::time::WallMillis;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -163,7 +165,14 @@ impl Router {
 
     fn reconfigure(&mut self, record: &PeerRecord) {
         let Some(slot) = self.slots.get_mut(record.id) else { return };
-        slot.configure(record.settings.quota(self.limits.peer_share));
+        let was_draining = slot.is_draining();
+        slot.configure(record.settings.quota(self.limits.peer_share), record.draining);
+        match (was_draining, record.draining) {
+            (false, true) => self.drains.begin(record.id),
+            (true, false) => self.drains.end(record.id),
+            // What has been told of it is not told again.
+            (true, true) | (false, false) => {}
+        }
         let change = Reconfigure {
             url: record.url.clone(),
             settings: record.settings.clone(),
@@ -212,8 +221,9 @@ impl Handler<PeerRecords> for Router {
     type Result = MessageResult<PeerRecords>;
 
     fn handle(&mut self, asked: PeerRecords, _: &mut Context<Self>) -> Self::Result {
-        let above = self.state.registry.peers_above(asked.after);
-        MessageResult(above.take(PEER_PAGE_MAX).map(PeerRecordView::present).collect())
+        let above = self.state.registry.peers_above(asked.after).take(PEER_PAGE_MAX);
+        let slots = &mut self.slots;
+        MessageResult(above.map(|record| PeerRecordView::present(record, slots)).collect())
     }
 }
 
@@ -221,8 +231,9 @@ impl Handler<super::FindPeer> for Router {
     type Result = MessageResult<super::FindPeer>;
 
     fn handle(&mut self, asked: super::FindPeer, _: &mut Context<Self>) -> Self::Result {
-        let registry = &self.state.registry;
-        MessageResult(registry.find(&asked.0).map(|found| PeerRecordView::of(found, registry)))
+        let (registry, slots) = (&self.state.registry, &mut self.slots);
+        let found = registry.find(&asked.0);
+        MessageResult(found.map(|found| PeerRecordView::of(found, registry, slots)))
     }
 }
 
@@ -242,14 +253,14 @@ impl Handler<super::PeerLabels> for Router {
 }
 
 impl PeerRecordView {
-    fn of(found: Found<'_>, registry: &Registry) -> PeerRecordView {
+    fn of(found: Found<'_>, registry: &Registry, slots: &mut Slots) -> PeerRecordView {
         match found {
-            Found::Present(record) => PeerRecordView::present(record),
-            Found::Removed(removed) => PeerRecordView::removed(removed, registry),
+            Found::Present(record) => PeerRecordView::present(record, slots),
+            Found::Removed(removed) => PeerRecordView::removed(removed, registry, slots),
         }
     }
 
-    fn present(record: &PeerRecord) -> PeerRecordView {
+    fn present(record: &PeerRecord, slots: &mut Slots) -> PeerRecordView {
         PeerRecordView {
             id: record.id,
             name: record.name.to_string(),
@@ -257,18 +268,19 @@ impl PeerRecordView {
             settings: record.settings.clone(),
             version: record.version,
             paused: record.paused,
+            taking: slots.taking(record),
             removed: false,
             parked_at: None,
             removed_by: None,
         }
     }
 
-    fn removed(removed: &Removed, registry: &Registry) -> PeerRecordView {
+    fn removed(removed: &Removed, registry: &Registry, slots: &mut Slots) -> PeerRecordView {
         let label = removed.label();
-        let record = PeerRecordView::present(&removed.peer);
+        let record = PeerRecordView::present(&removed.peer, slots);
         let parked_at = registry.parked_since(removed.peer.id);
-        let removed_by = Some(removed.by.clone());
-        PeerRecordView { name: label, removed: true, parked_at, removed_by, ..record }
+        let (taking, removed_by) = (Taking::Open, Some(removed.by.clone()));
+        PeerRecordView { name: label, taking, removed: true, parked_at, removed_by, ..record }
     }
 }
 
@@ -327,6 +339,7 @@ fn verb(command: &AdminCommand) -> &'static str {
         AdminCommand::PeerAdd { .. } => "peer add",
         AdminCommand::PeerSet { .. } => "peer set",
         AdminCommand::PeerPause { .. } => "peer pause",
+        AdminCommand::PeerDrain { .. } => "peer drain",
         AdminCommand::PeerResume { .. } => "peer resume",
         AdminCommand::PeerRemove { .. } => "peer rm",
         AdminCommand::PeerReplay { .. } => "peer replay",
@@ -344,7 +357,10 @@ fn log_change(before: Option<&PeerRecord>, now: &PeerRecord, waiting: u64, by: &
         Some(before) if before.paused != now.paused && now.paused => {
             events::peer_paused(name, version, waiting, by);
         }
-        Some(before) if before.paused != now.paused => {
+        Some(before) if before.draining != now.draining && now.draining => {
+            events::peer_draining(name, version, waiting, by);
+        }
+        Some(before) if before.paused != now.paused || before.draining != now.draining => {
             events::peer_resumed(name, version, waiting, by);
         }
         _ => {

@@ -59,7 +59,7 @@ impl Router {
             match slot.over_quota(bytes) {
                 None => split.accepted.push(*member),
                 Some(over) => {
-                    split.refuse_member(place, receiver, peer.name.clone(), Code::PeerQuota);
+                    split.refuse_member(place, receiver, peer.name.clone(), over.code());
                     split.explain(|| format!("{}: {over}", peer.name));
                 }
             }

@@ -12,7 +12,7 @@ use restante_protocol::job::JobStatus;
 use restante_protocol::limits::{GROUP_PAGE_MAX, PEER_PAGE_MAX};
 use restante_protocol::name::Name;
 use restante_protocol::refusal::Refusal;
-use restante_protocol::status::GroupInfo;
+use restante_protocol::status::{GroupInfo, Taking};
 use restante_protocol::time::WallMillis;
 
 /// All publishes of one read of a connection.
@@ -137,6 +137,8 @@ pub struct PeerRecordView {
     pub version: u64,
     /// Whether an operator holds it.
     pub paused: bool,
+    /// Whether it is given new messages.
+    pub taking: Taking,
     /// Whether it has been removed.
     pub removed: bool,
     /// When what waited for it was parked, where it lies, by its removal.

@@ -19,6 +19,7 @@ mod batch;
 mod calls;
 mod commit;
 mod disposal;
+mod drain;
 mod forget;
 mod groups;
 mod jobs;
@@ -93,6 +94,7 @@ pub struct Router {
     /// Of jobs, what has just become durable.
     steps: Vec<jobs::Step>,
     leaving: administer::Leaving,
+    drains: drain::Drains,
     /// How far removed peers have been looked at, to be forgotten.
     looked_at: PeerId,
     /// For lines that operators' tools can cause at will.
@@ -166,6 +168,7 @@ impl Router {
             jobs: jobs::Jobs::default(),
             steps: Vec::new(),
             leaving: administer::Leaving::new(),
+            drains: drain::Drains::default(),
             looked_at: PeerId::NONE,
             limiter: Limiter::default(),
             flushes: HashMap::new(),
@@ -192,7 +195,10 @@ impl Router {
         };
         let seat = peer::spawn(config, &self.shared, knows_since);
         let quota = record.settings.quota(self.limits.peer_share);
-        self.slots.insert(record.id, Slot::new(&seat, quota));
+        self.slots.insert(record.id, Slot::new(&seat, quota, record.draining));
+        if record.draining {
+            self.drains.begin(record.id);
+        }
     }
 
     /// Says of what there were too many lines, where no later line has said it.
@@ -245,6 +251,7 @@ impl Actor for Router {
             self.resume_job(number, ctx);
         }
         ctx.run_interval(SWEEP_EVERY, |router, _| router.tell_unsaid(clock::now()));
+        ctx.run_interval(drain::LOOK_EVERY, |router, _| router.look_at_drains());
     }
 }
 

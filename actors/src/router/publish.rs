@@ -307,7 +307,7 @@ impl Router {
             match slot.over_quota(bytes) {
                 None => split.accepted.push(receiver.peer),
                 Some(over) => {
-                    split.refuse(place, *receiver, Code::PeerQuota);
+                    split.refuse(place, *receiver, over.code());
                     split.explain(|| {
                         format!("{}: {over}", self.state.registry.label(receiver.peer))
                     });
@@ -444,6 +444,7 @@ impl std::fmt::Display for Over {
             Over::Messages { waiting, max } => {
                 write!(f, "{waiting} messages wait for it, its quota is {max}; 1 must go first")
             }
+            Over::Draining => f.write_str("it is being drained and takes nothing new"),
             Over::Bytes { waiting, more, max } => {
                 let needed = (waiting + more).saturating_sub(*max);
                 write!(f, "{waiting} bytes wait for it, its quota is {max}; {needed} must go first")

@@ -4,6 +4,7 @@ use crate::directory::{Marks, Seat};
 use crate::peer::{EnqueuedMessage, Missed, Peer, Taken};
 use actix::Addr;
 use restante_protocol::id::PeerId;
+use restante_protocol::refusal::Code;
 use restante_protocol::status::Quota;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,6 +16,8 @@ pub(super) struct Slot {
     pub(super) marks: Arc<Marks>,
     messages_max: u64,
     bytes_max: u64,
+    /// Whether nothing new is accepted for it; it has no room for a message then.
+    draining: bool,
     /// Appended for it since the node started. Against what it says it has taken over, they tell what
     /// is on its way between here and its own count.
     appended: Taken,
@@ -34,17 +37,36 @@ pub(super) struct Slot {
 /// Which of a peer's own bounds a message would break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Over {
-    Messages { waiting: u64, max: u64 },
-    Bytes { waiting: u64, more: u64, max: u64 },
+    Messages {
+        waiting: u64,
+        max: u64,
+    },
+    Bytes {
+        waiting: u64,
+        more: u64,
+        max: u64,
+    },
+    /// It takes nothing at all.
+    Draining,
+}
+
+impl Over {
+    pub(super) const fn code(self) -> Code {
+        match self {
+            Over::Messages { .. } | Over::Bytes { .. } => Code::PeerQuota,
+            Over::Draining => Code::Draining,
+        }
+    }
 }
 
 impl Slot {
-    pub(super) fn new(seat: &Seat, quota: Quota) -> Slot {
+    pub(super) fn new(seat: &Seat, quota: Quota, draining: bool) -> Slot {
         let mut slot = Slot {
             addr: seat.addr.clone(),
             marks: Arc::clone(&seat.marks),
             messages_max: u64::MAX,
             bytes_max: u64::MAX,
+            draining,
             appended: Taken::default(),
             has: Taken::default(),
             gathered: Vec::new(),
@@ -53,14 +75,15 @@ impl Slot {
             missed: Missed::default(),
             owed: false,
         };
-        slot.configure(quota);
+        slot.configure(quota, draining);
         slot
     }
 
     /// Takes over changed quotas; 0 stands for none.
-    pub(super) fn configure(&mut self, quota: Quota) {
+    pub(super) fn configure(&mut self, quota: Quota, draining: bool) {
         let or_none = |max: u64| if max == 0 { u64::MAX } else { max };
-        self.messages_max = or_none(quota.messages);
+        self.draining = draining;
+        self.messages_max = if draining { 0 } else { or_none(quota.messages) };
         self.bytes_max = or_none(quota.bytes);
     }
 
@@ -81,6 +104,9 @@ impl Slot {
         }
         let waiting = self.has.messages + self.gathered.len() as u64;
         if waiting >= self.messages_max {
+            if self.draining {
+                return Some(Over::Draining);
+            }
             return Some(Over::Messages { waiting, max: self.messages_max });
         }
         let waiting = self.has.bytes + self.gathered_bytes;
@@ -94,6 +120,18 @@ impl Slot {
     pub(super) fn kept(&mut self) -> u64 {
         self.measure();
         self.has.messages
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining
+    }
+
+    /// Whether everything that was accepted for it has been delivered or parked. What the router
+    /// gathers or has on its way to disk is not counted as appended before it is.
+    pub(super) fn is_delivered(&self) -> bool {
+        let marks = &*self.marks;
+        let is_counted = marks.counted.load(Relaxed) >= self.appended.messages;
+        is_counted && marks.waiting.load(Relaxed) == 0 && self.gathered.is_empty()
     }
 
     fn measure(&mut self) {

@@ -10,9 +10,14 @@ use super::{Exit, Failure};
 use restante_client::Client;
 use restante_protocol::admin::{AdminCommand, Order, PeerPatch, PeerUrl, Waiting};
 use restante_protocol::name::Name;
-use restante_protocol::status::PeerInfo;
+use restante_protocol::status::{PeerInfo, Taking};
 use restante_protocol::stored::{Filter, Lane};
 use serde_json::Value;
+use std::time::Duration;
+
+/// How long `drain --wait` waits between its questions, at first and at most.
+const DRAIN_PAUSE_MIN: Duration = Duration::from_millis(20);
+const DRAIN_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 #[derive(clap::Subcommand)]
 pub(super) enum Verb {
@@ -117,7 +122,17 @@ pub(super) enum Verb {
         #[command(flatten)]
         condition: Condition,
     },
-    /// Deliver to a paused peer again
+    /// Accept nothing new for a peer until it is resumed; what waits is delivered
+    Drain {
+        /// Its name
+        name: Name,
+        /// Wait until nothing waits for it any more
+        #[arg(long)]
+        wait: bool,
+        #[command(flatten)]
+        condition: Condition,
+    },
+    /// Deliver to a paused peer again, and accept for a draining one
     Resume {
         /// Its name
         name: Name,
@@ -273,6 +288,11 @@ pub(super) fn run(verb: Verb, target: &Target, output: Output) -> Result<(), Fai
             Verb::Pause { name, condition: Condition { if_version } } => {
                 AdminCommand::PeerPause { name, if_version }
             }
+            Verb::Drain { name, wait, condition: Condition { if_version } } => {
+                let command = AdminCommand::PeerDrain { name: name.clone(), if_version };
+                change(&client, command, output).await?;
+                return if wait { drained(&client, &name).await } else { Ok(()) };
+            }
             Verb::Resume { name, condition: Condition { if_version } } => {
                 AdminCommand::PeerResume { name, if_version }
             }
@@ -286,6 +306,7 @@ async fn change(client: &Client, command: AdminCommand, output: Output) -> Resul
         AdminCommand::PeerAdd { .. } => "added",
         AdminCommand::PeerSet { .. } => "changed",
         AdminCommand::PeerPause { .. } => "paused",
+        AdminCommand::PeerDrain { .. } => "draining",
         AdminCommand::PeerResume { .. } => "resumed",
         AdminCommand::PeerRemove { .. } => "removed",
         AdminCommand::PeerReplay { .. }
@@ -307,6 +328,27 @@ async fn change(client: &Client, command: AdminCommand, output: Output) -> Resul
     };
     note(&format!("{name} {what} (peer {}, version {}){messages}", done.id.0, done.version));
     Ok(())
+}
+
+/// Asks until nothing waits for a draining peer; it is an error if it is resumed or removed meanwhile.
+async fn drained(client: &Client, name: &Name) -> Result<(), Failure> {
+    let mut pause = DRAIN_PAUSE_MIN;
+    loop {
+        let status = client.peer(name.as_str()).await?.status;
+        match status.taking {
+            Taking::Drained => {
+                note(&format!("{name} is drained, {} messages are parked", status.parked));
+                return Ok(());
+            }
+            Taking::Open => {
+                let what = format!("{name} has been resumed, and takes messages again");
+                return Err(Failure::new(Exit::Refused, what));
+            }
+            Taking::Draining => {}
+        }
+        tokio::time::sleep(pause).await;
+        pause = (2 * pause).min(DRAIN_PAUSE_MAX);
+    }
 }
 
 async fn export(

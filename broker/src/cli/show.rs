@@ -1,7 +1,7 @@
 //! Times, states and health as people read them.
 
 use super::output::Paint;
-use restante_protocol::status::{Blocked, Health, MessageState, PeerStatus, Stall};
+use restante_protocol::status::{Blocked, Health, MessageState, PeerStatus, Stall, Taking};
 use restante_protocol::time::WallMillis;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -73,9 +73,14 @@ pub(super) fn peer(peer: &PeerStatus, now: WallMillis) -> Vec<Cell> {
 
 /// Why a peer is not up; of one that is, what its next message waits for.
 fn why(peer: &PeerStatus) -> String {
-    match peer.stall {
-        Some(what) if peer.why.is_empty() => stall(what).to_owned(),
-        _ => peer.why.clone(),
+    let why = match peer.stall {
+        Some(what) if peer.why.is_empty() => stall(what),
+        _ => &peer.why,
+    };
+    match (peer.taking, why) {
+        (Taking::Open, _) => why.to_owned(),
+        (taking, "") => taking.word().to_owned(),
+        (taking, _) => format!("{}; {why}", taking.word()),
     }
 }
 

@@ -60,8 +60,8 @@ impl Registry {
             return Err(Refusal::new(Code::BadSetting, detail));
         }
         let to = match (to, self.find(name)) {
-            (Some(to), _) => self.expect(to, None)?.id,
-            (None, Some(Found::Present(peer))) => peer.id,
+            (Some(to), _) => self.expect_taking(to)?.id,
+            (None, Some(Found::Present(peer))) => self.expect_taking(&peer.name)?.id,
             (None, Some(Found::Removed(_))) => {
                 let detail = format!("'{name}' has been removed: say who is to get them (--to)");
                 return Err(Refusal::new(Code::NoReceiver, detail));

@@ -214,6 +214,30 @@ fn what_was_left_when_the_heir_was_removed_is_parked_since_then() {
 }
 
 #[test]
+fn a_draining_peer_is_so_until_it_is_resumed_and_is_given_nothing() {
+    let mut registry = with(&["a", "b"]);
+    carry_out(&mut registry, &AdminCommand::PeerDrain { name: name("a"), if_version: Some(1) });
+    carry_out(&mut registry, &AdminCommand::PeerPause { name: name("a"), if_version: Some(2) });
+    let restored = Registry::restore(&registry.snapshot().unwrap(), PEERS_MAX_DEFAULT).unwrap();
+    let peer = restored.named("a").unwrap();
+    assert_eq!((peer.draining, peer.paused, peer.version), (true, true, 3));
+    assert_eq!(refused(&registry, &remove("b", Some(Waiting::HandTo(name("a"))))), Code::Draining);
+    let replay = |whose: &str, to: Option<&str>| AdminCommand::PeerReplay {
+        name: whose.to_owned(),
+        if_version: None,
+        to: to.map(name),
+        filter: Filter::default(),
+        rate: None,
+    };
+    assert_eq!(refused(&registry, &replay("a", None)), Code::Draining);
+    assert_eq!(refused(&registry, &replay("b", Some("a"))), Code::Draining);
+    carry_out(&mut registry, &AdminCommand::PeerResume { name: name("a"), if_version: None });
+    let peer = registry.named("a").unwrap();
+    assert_eq!((peer.draining, peer.paused), (false, false));
+    assert!(registry.check(&replay("a", None), NOW, BY, |_| 0).is_ok());
+}
+
+#[test]
 fn what_is_not_so_is_refused_by_name() {
     let registry = with(&["a"]);
     assert_eq!(refused(&registry, &add("a")), Code::NameTaken);

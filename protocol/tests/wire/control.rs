@@ -14,7 +14,7 @@ use restante_protocol::limits::{
 };
 use restante_protocol::name::Name;
 use restante_protocol::refusal::{Code, Refusal};
-use restante_protocol::status::{GroupInfo, GroupStatus, Health, PeerStatus, Stall};
+use restante_protocol::status::{GroupInfo, GroupStatus, Health, PeerStatus, Stall, Taking};
 use restante_protocol::stored::{MessagePage, Parking, StoredMessage};
 use restante_protocol::time::WallMillis;
 
@@ -58,6 +58,7 @@ fn a_page_of_peers_fits_a_frame_however_long_its_texts() {
         next_attempt: Some(WallMillis(u64::MAX)),
         oldest: Some(WallMillis(u64::MAX)),
         stall: Some(Stall::Refusals),
+        taking: Taking::Draining,
     };
     let page = PeerPage { peers: vec![peer; PEER_PAGE_MAX], more: true };
     let answer = Control::Response { id: u64::MAX, result: Ok(Reply::Peers(page)) };

@@ -20,7 +20,7 @@ use restante_protocol::name::Name;
 use restante_protocol::refusal::{Code, Refusal};
 use restante_protocol::status::{
     BackupDone, Blocked, GroupInfo, GroupStatus, Health, MessageState, MessageStatus, NodeStatus,
-    PeerInfo, PeerStatus, Quota, ReceiverStatus, Stall,
+    PeerInfo, PeerStatus, Quota, ReceiverStatus, Stall, Taking,
 };
 use restante_protocol::stored::{Filter, Lane, MessagePage, Parking, StoredMessage};
 use restante_protocol::time::WallMillis;
@@ -302,6 +302,10 @@ fn requests() -> Vec<(&'static str, Request)> {
             Request::Admin(AdminCommand::PeerPause { name: orders(), if_version: None }),
         ),
         (
+            "request-peer-drain",
+            Request::Admin(AdminCommand::PeerDrain { name: orders(), if_version: Some(2) }),
+        ),
+        (
             "request-peer-resume",
             Request::Admin(AdminCommand::PeerResume { name: orders(), if_version: None }),
         ),
@@ -502,6 +506,7 @@ fn peer() -> PeerStatus {
         next_attempt: Some(WallMillis(1_764_000_060_000)),
         oldest: Some(WallMillis(1_763_999_990_000)),
         stall: Some(Stall::Link),
+        taking: Taking::Draining,
     }
 }
 
