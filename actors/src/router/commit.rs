@@ -97,11 +97,19 @@ impl Router {
     }
 
     /// Appends what has been gathered; the number of its first record, if there was any and the
-    /// journal took it. Outcomes that need no record of their own ride along with whatever is
-    /// already on its way.
+    /// journal took it.
     pub(super) fn append_building(&mut self) -> Option<MessageNumber> {
+        self.append_gathered().ok().flatten()
+    }
+
+    /// Appends what has been gathered; the number of its first record, if there was any. Outcomes that
+    /// need no record of their own ride along with whatever is already on its way.
+    ///
+    /// # Errors
+    /// The journal did not take it, and whoever is concerned has been told.
+    pub(super) fn append_gathered(&mut self) -> Result<Option<MessageNumber>, Refusal> {
         if self.building.is_empty() {
-            return None;
+            return Ok(None);
         }
         let next = Building::after(&self.building);
         let mut building = std::mem::replace(&mut self.building, next);
@@ -110,7 +118,7 @@ impl Router {
                 Some(last) => last.outcomes.append(&mut building.outcomes),
                 None => self.tell(building.outcomes, 0, 0),
             }
-            return None;
+            return Ok(None);
         }
         let size = building.bytes.len();
         let records = building.next_index();
@@ -133,12 +141,12 @@ impl Router {
                     outcomes: building.outcomes,
                     hand_offs,
                 });
-                Some(first_number)
+                Ok(Some(first_number))
             }
             Err((_, why)) => {
                 self.take_hand_offs(&building.touched, false);
                 self.abandon(building.outcomes, &why);
-                None
+                Err(why)
             }
         }
     }

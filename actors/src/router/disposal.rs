@@ -4,6 +4,7 @@
 
 use super::Router;
 use super::batch::{Building, Outcome};
+use super::publish::record_room;
 use crate::clock;
 use crate::events;
 use crate::journal::{Lane, Page, Read, ReadError, Settle, Stored};
@@ -23,6 +24,8 @@ use std::time::Duration;
 /// Messages and bytes worked on in one turn.
 const PAGE_MESSAGES: usize = 1_024;
 const PAGE_BYTES: usize = 1024 * 1024;
+/// What a message's body grows by at most when it is copied: its original id.
+const COPY_BYTES: usize = 16;
 /// How long to wait after the journal could not be read or written.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -121,7 +124,7 @@ impl Router {
         match destination {
             Destination::Park => return self.disposed(disposal, destination, ctx),
             Destination::Purge => self.purge(&disposal, &page),
-            Destination::Peer(to) => return self.hand_over(disposal, to, &page, ctx),
+            Destination::Peer(to) => return self.hand_over(disposal, to, page, ctx),
         }
         disposal.go_past(&page);
         self.dispose_page(disposal, ctx);
@@ -144,7 +147,7 @@ impl Router {
         &mut self,
         mut disposal: Disposal,
         to: PeerId,
-        page: &Page,
+        mut page: Page,
         ctx: &mut Context<Self>,
     ) {
         self.append_building();
@@ -152,8 +155,20 @@ impl Router {
         // What was parked has left the time it had to live behind.
         let life = if disposal.lane == Lane::Open { Life::Same } else { Life::New };
         let mut copied = Vec::with_capacity(page.messages.len());
-        for stored in &page.messages {
-            let id = self.id(stored.accepted_ms, stored.number);
+        for (place, stored) in page.messages.iter().enumerate() {
+            let (id, bytes) = (self.id(stored.accepted_ms, stored.number), copy_room(stored));
+            if bytes > self.caps.record_bytes_max {
+                let max = self.caps.record_bytes_max;
+                let why = format!("a copy has {bytes} bytes, a record takes {max}");
+                self.leave_behind(&disposal, stored.number, &why);
+                continue;
+            }
+            if self.building.bytes.len() + bytes > self.caps.batch_bytes_max && !copied.is_empty() {
+                // The rest is read again.
+                page.through = stored.number - 1;
+                page.messages.truncate(place);
+                break;
+            }
             if self.building.copy_to(to, id, stored, life) {
                 copied.push(stored.number);
             } else {
@@ -162,7 +177,7 @@ impl Router {
         }
         if copied.is_empty() {
             self.building = Building::default();
-            disposal.go_past(page);
+            disposal.go_past(&page);
             return self.dispose_page(disposal, ctx);
         }
         self.gather_copies(to);
@@ -170,7 +185,7 @@ impl Router {
         let Some(first) = self.append_building() else {
             return Self::dispose_later(disposal, ctx);
         };
-        disposal.go_past(page);
+        disposal.go_past(&page);
         let copies = Copies { disposal, to, copied, first };
         self.once_durable(Outcome::HandedOver(Box::new(copies)));
     }
@@ -315,6 +330,11 @@ impl Router {
     pub(super) fn count_left_by(&self, id: PeerId) {
         self.shared.kept.fetch_add(self.stored_for(id) as i64, Relaxed);
     }
+}
+
+/// Bytes that a copy of a stored message takes in a batch, at most: it has an original id in front.
+pub(super) fn copy_room(stored: &Stored) -> usize {
+    record_room(1, stored.body.len() + COPY_BYTES)
 }
 
 impl Building {

@@ -9,7 +9,7 @@
 
 use super::Router;
 use super::batch::Outcome;
-use super::disposal::Life;
+use super::disposal::{Life, copy_room};
 use crate::aside::{self, Aside, Look};
 use crate::clock;
 use crate::events;
@@ -39,6 +39,9 @@ const PAGE_BYTES: usize = 1024 * 1024;
 const CHOICE_MESSAGES_MIN: usize = 256;
 /// How long to wait after the journal could not be read or written, or the queue had no room.
 const RETRY: Duration = Duration::from_secs(1);
+/// Most bytes of the note that stands before the copies of a page: a number of a page, nine bytes each,
+/// and the rest.
+const NOTE_BYTES_MAX: usize = 16 * 1024;
 /// Jobs that have ended and can still be asked about.
 const ENDED_MAX: usize = 256;
 
@@ -223,7 +226,10 @@ impl Router {
                 return Self::job_later(run, RETRY, ctx);
             }
         };
-        let (chosen, through) = choose(&job, asides, looked_through, run.allowed);
+        let (mut chosen, mut through) = choose(&job, asides, looked_through, run.allowed);
+        if let Work::Replay { .. } = job.work {
+            (chosen, through) = self.copyable(chosen, through);
+        }
         if chosen.is_empty() {
             run.after = through;
             return self.job_goes_on(run, &job, ctx);
@@ -254,6 +260,27 @@ impl Router {
                 }
             }
         }
+    }
+
+    /// As many of them as fit one batch as copies, and up to where that is. One that is too large for a
+    /// copy, which has its id in front, stays parked and is named.
+    fn copyable(&self, chosen: Vec<Aside>, through: MessageNumber) -> (Vec<Aside>, MessageNumber) {
+        let mut left = self.caps.batch_bytes_max.saturating_sub(NOTE_BYTES_MAX);
+        let mut fitting = Vec::with_capacity(chosen.len());
+        for aside in chosen {
+            let (number, bytes) = (aside.stored.number, copy_room(&aside.stored));
+            if bytes > self.caps.record_bytes_max {
+                let max = self.caps.record_bytes_max;
+                let why = format!("a copy has {bytes} bytes, a record takes {max}");
+                events::journal_finding(&format!("message {number} stays parked: {why}"));
+            } else if bytes > left && !fitting.is_empty() {
+                return (fitting, number - 1);
+            } else {
+                left = left.saturating_sub(bytes);
+                fitting.push(aside);
+            }
+        }
+        (fitting, through)
     }
 
     /// The next page, or the end.
@@ -347,10 +374,11 @@ impl Router {
             self.building.copy_to(to, id, &aside.stored, Life::New);
         }
         self.gather_copies(to);
-        let Some(begins) = self.append_building() else {
-            return Err((run, "the journal takes nothing now".to_owned()));
+        let begins = match self.append_gathered() {
+            Ok(begins) => begins,
+            Err(why) => return Err((run, why.to_string())),
         };
-        debug_assert_eq!(begins + 1, first, "the note stands before its copies");
+        debug_assert_eq!(begins, Some(first - 1), "the note stands before its copies");
         if let Err(why) = self.state.apply(&note) {
             // What it follows from was looked up in this very turn.
             events::journal_finding(&format!("a note of a replay: {why}"));

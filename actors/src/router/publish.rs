@@ -454,7 +454,7 @@ impl std::fmt::Display for Over {
 }
 
 /// Bytes that a message's record takes in a batch.
-fn record_room(receivers: usize, body: usize) -> usize {
+pub(super) fn record_room(receivers: usize, body: usize) -> usize {
     RECORD_HEADER_BYTES + MESSAGE_FIXED_BYTES + 4 * receivers + body
 }
 
