@@ -78,6 +78,12 @@ impl Settles {
         of_peer.filter_map(|raw| raw.parse())
     }
 
+    /// A copy of the records of one peer, not taken apart.
+    pub(super) fn only(&self, peer: PeerId) -> Settles {
+        let of_peer = self.raw().filter(|raw| raw.peer == peer.0);
+        Settles { bytes: of_peer.flat_map(|raw| raw.whole.iter().copied()).collect() }
+    }
+
     fn raw(&self) -> impl Iterator<Item = Raw<'_>> {
         let mut rest = &self.bytes[..];
         std::iter::from_fn(move || {

@@ -18,6 +18,7 @@ use restante_protocol::record::{Outcome, ParkRecord, SettleRecord};
 use restante_protocol::refusal::{Code, Refusal};
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 use tokio::sync::oneshot::Sender;
@@ -355,12 +356,19 @@ impl Shared {
         // A cold segment has copies of messages and of parks.
         let all = |records| Said { records, is_all: !is_cold(source.id) };
         if source.place == At::Stored {
-            let state = self.state.lock();
-            let segment = state.segments.iter().find(|segment| segment.id == source.id);
-            match segment.map(|segment| &segment.index) {
-                Some(Place::Active(index)) => return Ok(all(index.settles.of(peer).collect())),
-                Some(Place::Sealed(index)) => return Ok(all(index.settles.of(peer).collect())),
-                Some(Place::File) | None => {}
+            // Every commit waits for the lock: nothing is taken apart under it.
+            let (growing, sealed) = {
+                let state = self.state.lock();
+                let segment = state.segments.iter().find(|segment| segment.id == source.id);
+                match segment.map(|segment| &segment.index) {
+                    Some(Place::Active(index)) => (Some(index.settles.only(peer)), None),
+                    Some(Place::Sealed(index)) => (None, Some(Arc::clone(index))),
+                    Some(Place::File) | None => (None, None),
+                }
+            };
+            let sealed = sealed.as_ref().map(|index| &index.settles);
+            if let Some(settles) = growing.as_ref().or(sealed) {
+                return Ok(all(settles.of(peer).collect()));
             }
         }
         let found = self.index_file(source);
