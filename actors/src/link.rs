@@ -6,7 +6,6 @@
 use crate::directory::Marks;
 use crate::peer::Peer;
 use actix::Addr;
-use bytes::Bytes;
 use restante_protocol::admin::PeerUrl;
 use restante_protocol::frame::{Confirm, Refuse, ReplyKind};
 use restante_protocol::id::{MessageId, PeerId};
@@ -15,8 +14,8 @@ use restante_protocol::refusal::Refusal;
 use std::sync::Arc;
 
 /// A delivery as a link sends it.
-#[derive(Clone, Debug)]
-pub struct Outgoing {
+#[derive(Clone, Copy, Debug)]
+pub struct Outgoing<'a> {
     /// See [`restante_protocol::frame::Deliver::tag`].
     pub tag: u64,
     /// See [`restante_protocol::frame::Deliver::attempt`].
@@ -26,7 +25,7 @@ pub struct Outgoing {
     /// See [`restante_protocol::frame::Deliver::id`].
     pub id: MessageId,
     /// See [`restante_protocol::message::Body`].
-    pub body: Bytes,
+    pub body: &'a [u8],
 }
 
 /// One transport's connection to a receiver, as its peer actor uses it. A connection that carries
@@ -38,7 +37,7 @@ pub trait Link: Send + Sync {
 
     /// Takes deliveries, in order. One that is larger than the room is taken all the same, if
     /// there was any room at all.
-    fn transmit(&self, batch: &[Outgoing]);
+    fn transmit(&self, batch: &mut dyn Iterator<Item = Outgoing<'_>>);
 
     /// Ends the link. The receiver is told why, where the transport can say so. No
     /// [`crate::peer::LinkDown`] follows for a link its peer has closed.

@@ -26,6 +26,18 @@ const TRANSMIT_BATCH: usize = 512;
 /// How often a peer that changes all the time publishes how it is.
 const OBSERVE_EVERY: Duration = Duration::from_millis(200);
 
+/// What a delivery has beside its body, about.
+pub(super) const FRAME_BYTES: usize = 64;
+
+/// A delivery that has been made ready to be sent.
+pub(super) struct Leaving {
+    tag: u64,
+    attempt: u16,
+    redelivered: bool,
+    id: MessageId,
+    body: Bytes,
+}
+
 /// Said by the actor to itself, once per turn of its mailbox.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -121,8 +133,8 @@ impl Peer {
                     // so a copy may be one of two.
                     redelivered |= flags & body_flags::ORIGINAL_ID != 0;
                 }
-                room = room.saturating_sub(transmit.body.len() + 64);
-                self.outgoing.push(Outgoing {
+                room = room.saturating_sub(transmit.body.len() + FRAME_BYTES);
+                self.outgoing.push(Leaving {
                     tag: transmit.tag,
                     attempt: transmit.attempt,
                     redelivered,
@@ -142,7 +154,7 @@ impl Peer {
             for outgoing in &self.outgoing {
                 faults::with_body(Place::Send, &self.config.name, &outgoing.body);
             }
-            attachment.link.transmit(&self.outgoing);
+            attachment.link.transmit(&mut self.outgoing.iter().map(Leaving::outgoing));
             self.marks.put_down();
             attachment.next_tag = next_tag;
             self.outgoing.clear();
@@ -367,6 +379,13 @@ impl Peer {
             peer.mark_dirty(ctx);
         });
         self.timer = Some((due, handle));
+    }
+}
+
+impl Leaving {
+    fn outgoing(&self) -> Outgoing<'_> {
+        let Leaving { tag, attempt, redelivered, id, ref body } = *self;
+        Outgoing { tag, attempt, redelivered, id, body }
     }
 }
 

@@ -11,6 +11,7 @@
 //! write to a link) blames nobody; after a crash it is done to one at a time for a while, and does.
 
 mod drain;
+mod hand_over;
 pub mod messages;
 mod oldest;
 mod started;
@@ -23,10 +24,10 @@ use crate::clock;
 use crate::faults::{self, Place};
 use crate::health::PeerReport;
 use crate::journal::{Page, Read, ReadError};
-use crate::link::{Outgoing, SharedLink};
+use crate::link::SharedLink;
 use actix::prelude::*;
 use bytes::Bytes;
-use drain::Drain;
+use drain::{Drain, Leaving};
 use oldest::Oldest;
 use restante_protocol::delivery::Delivery;
 use restante_protocol::delivery::types::{CloseReason, Entry, NotExcluded, ParkCause, Snapshot};
@@ -40,10 +41,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-/// What the processors there are fetch at a time.
-const CACHE_LINE_BYTES: usize = 64;
-/// Lines of one body that are asked for ahead; a longer copy is fetched ahead by the processor itself.
-const WARM_LINES_MAX: usize = 16;
 /// Messages a mailbox holds while its peer is held back after crashes.
 const MAILBOX_CAPACITY: usize = 1_024;
 /// Bytes of backlog a peer may read at once however much the others hold.
@@ -82,7 +79,7 @@ pub struct Peer {
     taken: Taken,
     /// What it has told the node's count of kept messages, less what it was handed.
     kept: i64,
-    outgoing: Vec<Outgoing>,
+    outgoing: Vec<Leaving>,
     settled: Vec<MessageNumber>,
     /// After a crash: until when nothing is done to many messages at once.
     careful_until: Time,
@@ -257,52 +254,6 @@ impl Peer {
         }
     }
 
-    /// Takes over what an [`Enqueue`] brings: slices of the batch while they can be sent at once,
-    /// copies when they have to wait (a slice pins the whole batch), and only their count when the
-    /// memory all peers share is used up.
-    fn enqueue(&mut self, enqueue: Enqueue) {
-        let now = clock::now();
-        let missed = enqueue.missed;
-        let bytes: u64 = enqueue.messages.iter().map(|message| u64::from(message.body_len)).sum();
-        self.taken.add(missed.messages + enqueue.messages.len() as u64, missed.bytes + bytes);
-        if missed.messages > 0 {
-            self.core.handle_missed(now, missed.newest, missed.messages, missed.bytes);
-        }
-        let Some(last) = enqueue.messages.last() else { return };
-        let newest = enqueue.first_number + u64::from(last.index);
-        let fits = self.link.as_ref().is_some_and(|link| link.link.room() as u64 >= bytes);
-        let at_once = fits && self.core.takes_at_once(enqueue.messages.len(), bytes);
-        if !at_once {
-            let room = self.core.keeps_bodies() && self.take_budget(bytes);
-            if !room {
-                self.core.handle_missed(now, newest, enqueue.messages.len() as u64, bytes);
-                return;
-            }
-        }
-        let (chunk, accepted_ms) = (&enqueue.chunk, enqueue.accepted_ms);
-        warm(chunk, &enqueue.messages);
-        let (marks, shared) = (&self.marks, &self.shared);
-        let entries = enqueue.messages.iter().map(|message| {
-            let number = enqueue.first_number + u64::from(message.index);
-            marks.take_in_hand(number, accepted_ms);
-            let at = message.body_at as usize;
-            let range = at..at + message.body_len as usize;
-            let body =
-                if at_once { chunk.slice(range) } else { Bytes::copy_from_slice(&chunk[range]) };
-            #[cfg(feature = "faults")]
-            faults::with_body(Place::Enqueue, &self.config.name, &body);
-            let expires = if message.has_options {
-                let options = Body::parse(&body).unwrap_or_default();
-                shared.expiry(number, accepted_ms, &options)
-            } else {
-                None
-            };
-            let (bytes, key) = (message.body_len, message.key);
-            Entry { number, accepted_ms, bytes, key, expires, body }
-        });
-        self.core.handle_enqueue(now, marks.then_put_down(entries));
-    }
-
     fn ack(&mut self, now: Time, first: u64, last: u64) {
         #[cfg(feature = "faults")]
         for (_, number, _) in self.core.in_flight(first, last) {
@@ -324,36 +275,13 @@ impl Peer {
             self.marks.put_down();
         }
     }
-
-    fn take_budget(&mut self, bytes: u64) -> bool {
-        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-        let taken = self.shared.queued_bytes.take(bytes);
-        if taken {
-            self.budgeted += bytes;
-        }
-        taken
-    }
-}
-
-/// Asks for the first cache lines of bodies, many at a time. They were written a while ago and have been read
-/// by the journal's thread since, and a copy of each, here or into the link's buffer a moment from now, would
-/// wait for one line after the other.
-fn warm(chunk: &[u8], messages: &[EnqueuedMessage]) {
-    let mut all = 0;
-    for message in messages {
-        let at = message.body_at as usize;
-        let body = &chunk[at..at + message.body_len as usize];
-        let lines = body.chunks(CACHE_LINE_BYTES).take(WARM_LINES_MAX);
-        all = lines.fold(all, |all, line| all ^ line[0]);
-    }
-    std::hint::black_box(all);
 }
 
 impl Handler<Enqueue> for Peer {
     type Result = ();
 
     fn handle(&mut self, enqueue: Enqueue, ctx: &mut Context<Self>) {
-        self.enqueue(enqueue);
+        self.enqueue(&enqueue);
         self.mark_dirty(ctx);
     }
 }

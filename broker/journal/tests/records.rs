@@ -23,7 +23,7 @@ use restante_actors::{Handles, Limits, link_number};
 use restante_journal::Options;
 use restante_protocol::admin::{AdminCommand, PeerPatch, PeerUrl, Waiting};
 use restante_protocol::frame::{Confirm, Refuse, ReplyKind, TagRange};
-use restante_protocol::id::{MessageNumber, PeerId, ProducerId};
+use restante_protocol::id::{MessageId, MessageNumber, PeerId, ProducerId};
 use restante_protocol::message::Body;
 use restante_protocol::record::{
     MessageRecord, Outcome, ParkRecord, RECORD_HEADER_BYTES, RecordKind,
@@ -172,17 +172,22 @@ impl Dialer for NoDialer {
     fn dial(&self, _: DialTarget, _: Addr<Peer>) {}
 }
 
-/// A receiver's connection: deliveries come out of the channel.
-struct Wire(UnboundedSender<Outgoing>);
+/// A receiver's connection: deliveries come out of the channel, by tag and id.
+struct Wire(UnboundedSender<Delivered>);
+
+struct Delivered {
+    tag: u64,
+    id: MessageId,
+}
 
 impl Link for Wire {
     fn room(&self) -> usize {
         1 << 20
     }
 
-    fn transmit(&self, batch: &[Outgoing]) {
-        for outgoing in batch {
-            let _ = self.0.send(outgoing.clone());
+    fn transmit(&self, batch: &mut dyn Iterator<Item = Outgoing<'_>>) {
+        for Outgoing { tag, id, .. } in batch {
+            let _ = self.0.send(Delivered { tag, id });
         }
     }
 
@@ -306,7 +311,7 @@ impl Rig {
     }
 
     /// Attaches a receiver; what it is sent, and the number of the link.
-    async fn attach(&self, peer: PeerId) -> (UnboundedReceiver<Outgoing>, u64) {
+    async fn attach(&self, peer: PeerId) -> (UnboundedReceiver<Delivered>, u64) {
         let (wire, deliveries) = unbounded_channel();
         let (link, number) = (Arc::new(Wire(wire)), link_number());
         let up = LinkUp { link, number, dialled: false, grant: None };
@@ -337,7 +342,7 @@ fn no_floor_covers_a_message_before_it_is_known_to_be_parked() {
         rig.publish(peer, 100).await;
         let (mut deliveries, number) = rig.attach(peer).await;
         let addr = rig.addr(peer);
-        let ack = |first: &Outgoing, last: &Outgoing| {
+        let ack = |first: &Delivered, last: &Delivered| {
             let range = TagRange { first: first.tag, last: last.tag };
             addr.try_send(Acked { number, ranges: [range].into_iter().collect() }).expect("room");
         };

@@ -428,12 +428,14 @@ impl Link for OutboxLink {
         0
     }
 
-    fn transmit(&self, batch: &[Outgoing]) {
+    fn transmit(&self, batch: &mut dyn Iterator<Item = Outgoing<'_>>) {
         if self.is_closed() {
             return;
         }
         let mut inner = self.outbox.inner.lock();
+        let mut count = 0;
         for outgoing in batch {
+            count += 1;
             let deliver = Deliver {
                 redelivered: outgoing.redelivered,
                 attempt: outgoing.attempt,
@@ -441,12 +443,12 @@ impl Link for OutboxLink {
                 tag: outgoing.tag,
                 epoch: self.outbox.epoch,
                 id: outgoing.id,
-                body: &outgoing.body,
+                body: outgoing.body,
             };
             codec::put_deliver(&mut inner.buffer, &deliver);
         }
         inner.owed = inner.buffer.len();
-        self.outbox.delivered.fetch_add(batch.len() as u64, Relaxed);
+        self.outbox.delivered.fetch_add(count, Relaxed);
         inner.wake();
     }
 

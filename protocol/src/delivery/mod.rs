@@ -23,6 +23,8 @@
 //! Where a message would be sent (send queue, held, ready) and its time to live has ended, it is
 //! expired instead, see [`expiry`].
 //!
+//! What can leave at once passes the send queue by, see [`hand_off`].
+//!
 //! A message is in one container at a time: [`send_queue`] (fresh, in order of number), [`held`]
 //! (stepped over for its key), [`unacked`] (in flight, by tag), [`retries`] (everything that left the
 //! straight line, in one of four states), or in the journal only. Bodies are held in the send queue,

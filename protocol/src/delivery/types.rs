@@ -46,6 +46,19 @@ pub struct Entry<B> {
     pub body: B,
 }
 
+/// A message that leaves past the send queue: an [`Entry`] without its body.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent {
+    /// Its number.
+    pub number: MessageNumber,
+    /// See [`Entry::accepted_ms`].
+    pub accepted_ms: u64,
+    /// Bytes of its body.
+    pub bytes: u32,
+    /// Its ordering key's digest, if it has a key.
+    pub key: Option<KeyHash>,
+}
+
 /// A message to be sent now. It is unacked from here on.
 #[derive(Clone, Debug)]
 pub struct Transmit<B> {

@@ -5,7 +5,8 @@ use core::num::NonZeroU64;
 use core::time::Duration;
 use restante_protocol::admin::{Order, PeerSettings};
 use restante_protocol::delivery::{
-    Delivery, Entry, Expiry, LinkCommand, Load, NotExcluded, ParkCause, Report, Start,
+    Delivery, Entry, Expiry, LinkCommand, Load, NotExcluded, ParkCause, Report, Sent, Start,
+    Transmit,
 };
 use restante_protocol::message::KeyHash;
 use restante_protocol::time::Time;
@@ -222,7 +223,13 @@ impl World {
         match *op {
             Op::Enqueue { count, stride, keys, bytes } => {
                 let entries = self.store(count, stride, keys, bytes, None);
-                self.core.handle_enqueue(now, entries);
+                let first = entries.first().map_or(0, |entry| entry.number);
+                let all = count * u64::from(bytes);
+                if count % 2 == 0 && self.core.takes_at_once(first, entries.len(), all) {
+                    self.send_at_once(entries);
+                } else {
+                    self.core.handle_enqueue(now, entries);
+                }
             }
             Op::EnqueueMortal { count, keys, ttl_ms } => {
                 let expires = Expiry::at(now + Duration::from_millis(ttl_ms));
@@ -373,6 +380,22 @@ impl World {
         let body = Arc::clone(&self.body);
         let Message { bytes, expires, .. } = *message;
         Entry { number, accepted_ms: number, bytes, key, expires, body }
+    }
+
+    /// What the core says it would send at once leaves past its queue.
+    fn send_at_once(&mut self, entries: Vec<Entry<Arc<()>>>) {
+        let sent = entries.iter().map(|entry| {
+            let Entry { number, accepted_ms, bytes, key, .. } = *entry;
+            Sent { number, accepted_ms, bytes, key }
+        });
+        let first_tag = self.core.handle_sent(self.now, sent);
+        for (tag, entry) in (first_tag..).zip(entries) {
+            let Entry { number, accepted_ms, body, .. } = entry;
+            let (attempt, redelivered) = (1, false);
+            let sent = Transmit { tag, number, accepted_ms, attempt, redelivered, body };
+            self.check_transmit(&sent);
+            self.fly(tag, number);
+        }
     }
 
     fn link_up(&mut self, grant: Option<u64>) {

@@ -1,5 +1,4 @@
 use super::*;
-use bytes::Bytes;
 use restante_protocol::codec::{Limits, Next, next_frame};
 use restante_protocol::control::WatchEvent;
 use restante_protocol::frame::Frame;
@@ -47,9 +46,14 @@ fn refusal(sequence: u64) -> Refuse {
     Refuse { sequence, id: None, code, receivers, members, detail: String::new() }
 }
 
-fn outgoing(tag: u64, bytes: usize) -> Outgoing {
-    let body = Bytes::from(vec![0; bytes]);
-    Outgoing { tag, attempt: 1, redelivered: false, id: MessageId(1), body }
+/// Hands a link deliveries of these lengths, under tags from 1 on.
+fn transmit(link: &OutboxLink, bytes: &[usize]) {
+    let zeroes = vec![0; bytes.iter().copied().max().unwrap_or(0)];
+    let deliveries = (1..).zip(bytes).map(|(tag, bytes)| {
+        let (id, body) = (MessageId(1), &zeroes[..*bytes]);
+        Outgoing { tag, attempt: 1, redelivered: false, id, body }
+    });
+    link.transmit(&mut { deliveries });
 }
 
 struct Wakes(AtomicUsize);
@@ -92,7 +96,7 @@ fn whoever_speaks_first_wakes_the_connection_once() {
     outbox.listen(&Waker::from(Arc::clone(&wakes)));
     outbox.confirm(confirm(1, 1, 1), 1);
     outbox.heartbeat();
-    OutboxLink::dialled(&outbox, 1).transmit(&[outgoing(1, 10)]);
+    transmit(&OutboxLink::dialled(&outbox, 1), &[10]);
     assert_eq!(wakes.0.load(Relaxed), 1);
     outbox.listen(&Waker::from(Arc::clone(&wakes)));
     outbox.end(Refusal::new(Code::ShuttingDown, ""));
@@ -104,7 +108,7 @@ fn deliveries_stop_at_the_bound_and_go_on_at_half_of_it() {
     let outbox = Outbox::new(1, 7);
     let link = OutboxLink::dialled(&outbox, 9);
     assert_eq!(link.room(), DELIVERY_BYTES_MAX);
-    link.transmit(&[outgoing(1, DELIVERY_BYTES_MAX - 100), outgoing(2, 1000)]);
+    transmit(&link, &[DELIVERY_BYTES_MAX - 100, 1000]);
     assert_eq!((link.room(), link.room()), (0, 0), "the last one was taken all the same");
 
     let mut buffer = BytesMut::new();
@@ -125,7 +129,7 @@ fn links_that_found_no_room_take_turns() {
     let mut firsts = Vec::new();
     let mut order = vec![0, 1, 2];
     for _ in 0..3 {
-        links[order[0]].transmit(&[outgoing(1, DELIVERY_BYTES_MAX)]);
+        transmit(&links[order[0]], &[DELIVERY_BYTES_MAX]);
         for slot in &order {
             assert_eq!(links[*slot].room(), 0);
         }
@@ -157,7 +161,7 @@ fn a_link_closed_by_its_peer_takes_nothing_more() {
     link.open();
     link.close(&Refusal::new(Code::NotFound, "removed"));
     link.close(&Refusal::new(Code::NotFound, "removed twice"));
-    link.transmit(&[outgoing(1, 10)]);
+    transmit(&link, &[10]);
     assert_eq!(link.room(), 0);
     assert_eq!(written(&outbox), ["detached 4"]);
     let news = outbox.listen(Waker::noop());
@@ -193,7 +197,7 @@ fn a_reader_that_does_not_read_is_given_up_at_a_bound() {
 fn deliveries_do_not_count_as_answers() {
     let outbox = Outbox::new(1, 7);
     let link = OutboxLink::dialled(&outbox, 9);
-    link.transmit(&[outgoing(1, 2 * SAID_BYTES_MAX)]);
+    transmit(&link, &[2 * SAID_BYTES_MAX]);
     outbox.heartbeat();
     assert!(outbox.listen(Waker::noop()).end.is_none());
 }
@@ -206,7 +210,7 @@ fn nothing_is_kept_for_a_connection_that_is_gone() {
     assert!(ProducerLink::is_closed(&*outbox));
     outbox.confirm(confirm(1, 1, 1), 1);
     outbox.refuse(&refusal(2), 1);
-    link.transmit(&[outgoing(1, 10)]);
+    transmit(&link, &[10]);
     assert_eq!(link.room(), 0);
     assert!(written(&outbox).is_empty());
 }
@@ -215,7 +219,7 @@ fn nothing_is_kept_for_a_connection_that_is_gone() {
 fn a_stopping_node_waits_for_what_is_out_and_sends_nothing_new() {
     let outbox = Outbox::new(1, 7);
     let link = OutboxLink::dialled(&outbox, 9);
-    link.transmit(&[outgoing(1, 10), outgoing(2, 10)]);
+    transmit(&link, &[10, 10]);
     outbox.hold_deliveries();
     assert_eq!(link.room(), 0);
     assert!(outbox.is_busy());
