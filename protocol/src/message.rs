@@ -93,7 +93,19 @@ pub enum BodyError {
 
 impl<'a> Body<'a> {
     /// Takes a body apart without copying. O(1): the payload is not looked at.
+    ///
+    /// # Errors
+    /// The bytes are not a body.
+    #[inline]
     pub fn parse(bytes: &'a [u8]) -> Result<Body<'a>, BodyError> {
+        match bytes {
+            // Nothing but a payload, as most have.
+            [0, payload @ ..] => Ok(Body { payload, ..Body::default() }),
+            _ => Body::parse_parts(bytes),
+        }
+    }
+
+    fn parse_parts(bytes: &'a [u8]) -> Result<Body<'a>, BodyError> {
         let (&flags, mut rest) = bytes.split_first().ok_or(BodyError::Truncated)?;
         if flags & body_flags::UNKNOWN != 0 {
             return Err(BodyError::UnknownFlags(flags));

@@ -72,7 +72,7 @@ pub fn put_record(out: &mut BytesMut, body: &[u8]) -> Placed {
 /// Appends header room and a message record with one reservation; called once a message.
 ///
 /// `peers` are at most [`crate::limits::RECEIVERS_MAX`], as the codec saw to.
-#[inline]
+#[inline(always)]
 pub fn put_message_record(
     out: &mut BytesMut,
     accepted_ms: u64,

@@ -245,21 +245,17 @@ impl Router {
             let fixed = restante_protocol::record::MESSAGE_FIXED_BYTES as u32 + 4;
             let body_at = record.offset + header + fixed;
             let body_len = record.body_len - fixed;
-            let message =
-                EnqueuedMessage { index, body_at, body_len, key: None, has_options: false };
-            (message, u64::from(body_len))
+            EnqueuedMessage { index, body_at, body_len, key: None, has_options: false }
         });
-        for (mut message, bytes) in copies {
+        for mut message in copies {
             let at = message.body_at as usize;
             let body = &self.building.bytes[at..at + message.body_len as usize];
             let body = Body::parse(body).unwrap_or_default();
             (message.key, message.has_options) = (body.key_hash(), body.ttl_ms.is_some());
-            slot.gathered.push(message);
-            slot.gathered_bytes += bytes;
+            if slot.gather(message) {
+                self.building.touched.push(to);
+            }
             self.building.deliveries += 1;
-        }
-        if !slot.gathered.is_empty() {
-            self.building.touched.push(to);
         }
     }
 

@@ -32,7 +32,7 @@ impl Handler<PublishBatch> for Router {
 
     fn handle(&mut self, batch: PublishBatch, ctx: &mut Context<Self>) {
         let mut known = match self.known(&batch) {
-            Ok(known) => known.into_iter().peekable(),
+            Ok(known) => known,
             Err(why @ SessionError::Superseded { .. }) => {
                 let why = why.refusal();
                 return batch.items.iter().for_each(|item| refuse(&batch.from, item, &why));
@@ -49,9 +49,12 @@ impl Handler<PublishBatch> for Router {
         for (at, item) in batch.items.iter().enumerate() {
             let (mine, others) = receivers.split_at(usize::from(item.receivers));
             receivers = others;
-            match known.next_if(|(place, _)| *place == at) {
-                Some((_, known)) => old.extend(self.repeat(&batch, item, mine, known)),
-                None => self.publish(&batch, item, mine, closed.as_ref()),
+            match known.last() {
+                Some((place, _)) if *place == at => {
+                    let known = known.pop().map(|(_, known)| known);
+                    old.extend(known.and_then(|known| self.repeat(&batch, item, mine, known)));
+                }
+                _ => self.publish(&batch, item, mine, closed.as_ref()),
             }
             if self.building.bytes.len() >= BUILDING_BYTES_MAX {
                 self.append_building();
@@ -138,7 +141,8 @@ impl Router {
         Some(Refusal::new(Code::NodeQuota, detail))
     }
 
-    /// The publishes of a batch that have been decided before, by place. Empty in the common case.
+    /// The publishes of a batch that have been decided before, by place, the first one last. Empty in the
+    /// common case.
     fn known(&mut self, batch: &PublishBatch) -> Result<Vec<(usize, Known)>, SessionError> {
         let ProducerSession { index, epoch } = batch.producer;
         let (node, partition) = (self.shared.node, self.shared.partition);
@@ -166,6 +170,7 @@ impl Router {
             };
             known.push((at, answer));
         }
+        known.reverse();
         Ok(known)
     }
 
@@ -274,11 +279,9 @@ impl Router {
         let message = EnqueuedMessage { index, body_at, body_len: item.body_len, key, has_options };
         for peer in peers {
             let Some(slot) = self.slots.get_mut(*peer) else { continue };
-            if slot.gathered.is_empty() {
+            if slot.gather(message) {
                 building.touched.push(*peer);
             }
-            slot.gathered.push(message);
-            slot.gathered_bytes += u64::from(item.body_len);
         }
         index
     }

@@ -23,9 +23,11 @@ pub(super) struct Slot {
     appended: Taken,
     /// What it has of both, when the batch being built began.
     has: Taken,
-    /// Messages of the batch being built.
-    pub(super) gathered: Vec<EnqueuedMessage>,
-    pub(super) gathered_bytes: u64,
+    /// Messages of the batch being built, and their bytes.
+    gathered: Vec<EnqueuedMessage>,
+    gathered_bytes: u64,
+    /// How many messages the last batch had: the next one will likely have as many.
+    usual: usize,
     /// The publish that last named this peer, so that naming it twice counts once.
     pub(super) named_by: u64,
     /// What a full mailbox kept from it.
@@ -71,6 +73,7 @@ impl Slot {
             has: Taken::default(),
             gathered: Vec::new(),
             gathered_bytes: 0,
+            usual: 0,
             named_by: 0,
             missed: Missed::default(),
             owed: false,
@@ -87,12 +90,25 @@ impl Slot {
         self.bytes_max = or_none(quota.bytes);
     }
 
+    /// Adds a message of the batch being built; whether it is the peer's first of that.
+    #[inline]
+    pub(super) fn gather(&mut self, message: EnqueuedMessage) -> bool {
+        let is_first = self.gathered.is_empty();
+        if is_first {
+            self.gathered.reserve(self.usual);
+        }
+        self.gathered.push(message);
+        self.gathered_bytes += u64::from(message.body_len);
+        is_first
+    }
+
     /// Takes what was gathered out of the slot; it has been appended, unless that failed.
     pub(super) fn take_gathered(&mut self, appended: bool) -> Vec<EnqueuedMessage> {
         let bytes = std::mem::take(&mut self.gathered_bytes);
         if appended {
             self.appended.add(self.gathered.len() as u64, bytes);
         }
+        self.usual = self.gathered.len();
         std::mem::take(&mut self.gathered)
     }
 

@@ -16,7 +16,9 @@ use bytes::Bytes;
 use restante_actors::directory::Directory;
 use restante_actors::link::SharedProducer;
 use restante_actors::router::{ProducerSession, PublishBatch, PublishItem, Receiver};
-use restante_protocol::codec::{self, Limits, Next, RefusedPublish, next_frame};
+use restante_protocol::codec::{
+    self, Limits, Next, RefusedPublish, next_frame, next_whole_publish,
+};
 use restante_protocol::control::Control;
 use restante_protocol::frame::{Frame, Publish};
 use restante_protocol::id::PeerId;
@@ -90,11 +92,11 @@ impl Intake {
     ) -> Result<Pass, Refusal> {
         let mut at = 0;
         loop {
+            while let Some((publish, consumed)) = next_whole_publish(&bytes[at..], &self.limits) {
+                at += consumed;
+                self.publish(&publish, at, consumed, directory);
+            }
             match next_frame(&bytes[at..], &self.limits).map_err(|error| error.refusal())? {
-                Next::Frame { frame: Frame::Publish(publish), consumed } => {
-                    at += consumed;
-                    self.publish(&publish, at, consumed, directory);
-                }
                 Next::Frame { frame, consumed } => {
                     at += consumed;
                     self.other(frame, slots, directory)?;
@@ -209,7 +211,7 @@ impl Intake {
                     }
                 }
             }
-            // Publishes have been taken by the caller.
+            // Publishes have been taken before.
             Frame::Publish(_)
             | Frame::Confirm(_)
             | Frame::Refuse(_)
