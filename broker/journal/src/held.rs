@@ -159,6 +159,12 @@ impl Held {
         floor: MessageNumber,
         above: &mut Vec<MessageNumber>,
     ) -> (u32, u32) {
+        if self.marks.is_none() && numbers.last().is_some_and(|last| *last <= floor) {
+            // The usual case: in order, so that they are those that the floor comes to cover.
+            let is_before = |number: &MessageNumber| *number < self.first || *number <= old_floor;
+            let from = numbers.partition_point(is_before);
+            return (((numbers.len() - from) as u32).min(self.open), 0);
+        }
         let (mut settled, mut unparked) = (0, 0);
         for &number in numbers {
             if number < self.first {
