@@ -294,3 +294,49 @@ async fn a_replay_is_cancelled_and_what_has_not_gone_stays_parked() {
     let ended = job_is_over(&node, "peer_replay_ended").await;
     assert_eq!(ended["messages"], waits.len());
 }
+
+#[tokio::test]
+async fn a_peer_is_not_drained_while_its_replay_brings_more() {
+    let (_scene, node, cli) = fresh("parked_drain").await;
+    refused(&node, &cli, "shop", 100).await;
+    let _replay = cli.spawn(&["peer", "replay", "shop", "--rate", "1/s"]);
+    let inbox = Inbox::attach(node.addr(), "shop").await;
+    inbox.has(1, LIMIT).await;
+    cli.ok(&["peer", "drain", "shop"]);
+    let status = || cli.run(&["peer", "info", "shop"]).json()[0]["status"].clone();
+    eventually("a moment at which nothing waits", LIMIT, async || {
+        let status = status();
+        (status["waiting"] == 0).then(|| assert_eq!(status["taking"], "draining"))
+    })
+    .await;
+    assert_eq!(node.events("peer_drained").len(), 0);
+    cli.ok(&["peer", "cancel", "shop"]);
+    let is_told = async || (!node.events("peer_drained").is_empty()).then_some(());
+    eventually("the peer to be drained", LIMIT, is_told).await;
+    assert_eq!(status()["taking"], "drained");
+    inbox.close().await;
+}
+
+#[tokio::test]
+async fn what_no_batch_holds_together_is_replayed_all_the_same() {
+    let scene = scene!("parked_large");
+    let node = scene.node().set("journal_segment_bytes", 1_088 << 10).start().await;
+    let cli = node.cli();
+    cli.ok(&["peer", "add", "shop", "attach:"]);
+    let refuses = |_: &_| Answer::Nack(Nack::permanent(WHY));
+    let inbox = Inbox::attach_with(node.addr(), "shop", refuses).await;
+    // They are read as one page, and are too much for one batch.
+    let sizes = [250 << 10, 1_000 << 10];
+    for bytes in sizes {
+        cli.run_with(&["pub", "--to", "shop"], "x".repeat(bytes).as_bytes()).ok();
+    }
+    has_parked(&cli, "shop", 2).await;
+    inbox.close().await;
+    let said = cli.run(&["peer", "replay", "shop"]);
+    assert!(said.ok().is_empty() && said.stderr.contains("2 messages replayed"), "{said:?}");
+    let inbox = Inbox::attach(node.addr(), "shop").await;
+    inbox.has(2, LIMIT).await;
+    let lengths: Vec<usize> = inbox.texts().iter().map(String::len).collect();
+    assert_eq!(lengths, sizes);
+    inbox.close().await;
+}

@@ -1,7 +1,7 @@
 //! Changes by operators: checked, journaled, in effect, answered; in this order.
 
 use super::batch::Outcome;
-use super::slots::Slots;
+use super::drain::Look;
 use super::{AdminEffect, PeerRecordView, PeerRecords, Router, answered};
 use crate::clock;
 use crate::directory::Seat;
@@ -222,8 +222,8 @@ impl Handler<PeerRecords> for Router {
 
     fn handle(&mut self, asked: PeerRecords, _: &mut Context<Self>) -> Self::Result {
         let above = self.state.registry.peers_above(asked.after).take(PEER_PAGE_MAX);
-        let slots = &mut self.slots;
-        MessageResult(above.map(|record| PeerRecordView::present(record, slots)).collect())
+        let mut look = Look::new(&mut self.slots, &self.state.registry);
+        MessageResult(above.map(|record| PeerRecordView::present(record, &mut look)).collect())
     }
 }
 
@@ -231,9 +231,10 @@ impl Handler<super::FindPeer> for Router {
     type Result = MessageResult<super::FindPeer>;
 
     fn handle(&mut self, asked: super::FindPeer, _: &mut Context<Self>) -> Self::Result {
-        let (registry, slots) = (&self.state.registry, &mut self.slots);
+        let registry = &self.state.registry;
+        let mut look = Look::new(&mut self.slots, registry);
         let found = registry.find(&asked.0);
-        MessageResult(found.map(|found| PeerRecordView::of(found, registry, slots)))
+        MessageResult(found.map(|found| PeerRecordView::of(found, registry, &mut look)))
     }
 }
 
@@ -253,14 +254,14 @@ impl Handler<super::PeerLabels> for Router {
 }
 
 impl PeerRecordView {
-    fn of(found: Found<'_>, registry: &Registry, slots: &mut Slots) -> PeerRecordView {
+    fn of(found: Found<'_>, registry: &Registry, look: &mut Look<'_>) -> PeerRecordView {
         match found {
-            Found::Present(record) => PeerRecordView::present(record, slots),
-            Found::Removed(removed) => PeerRecordView::removed(removed, registry, slots),
+            Found::Present(record) => PeerRecordView::present(record, look),
+            Found::Removed(removed) => PeerRecordView::removed(removed, registry, look),
         }
     }
 
-    fn present(record: &PeerRecord, slots: &mut Slots) -> PeerRecordView {
+    fn present(record: &PeerRecord, look: &mut Look<'_>) -> PeerRecordView {
         PeerRecordView {
             id: record.id,
             name: record.name.to_string(),
@@ -268,16 +269,16 @@ impl PeerRecordView {
             settings: record.settings.clone(),
             version: record.version,
             paused: record.paused,
-            taking: slots.taking(record),
+            taking: look.taking(record),
             removed: false,
             parked_at: None,
             removed_by: None,
         }
     }
 
-    fn removed(removed: &Removed, registry: &Registry, slots: &mut Slots) -> PeerRecordView {
+    fn removed(removed: &Removed, registry: &Registry, look: &mut Look<'_>) -> PeerRecordView {
         let label = removed.label();
-        let record = PeerRecordView::present(&removed.peer, slots);
+        let record = PeerRecordView::present(&removed.peer, look);
         let parked_at = registry.parked_since(removed.peer.id);
         let (taking, removed_by) = (Taking::Open, Some(removed.by.clone()));
         PeerRecordView { name: label, taking, removed: true, parked_at, removed_by, ..record }

@@ -8,7 +8,7 @@ use super::Router;
 use super::slots::Slots;
 use crate::events;
 use restante_protocol::id::PeerId;
-use restante_protocol::registry::Peer as PeerRecord;
+use restante_protocol::registry::{Peer as PeerRecord, Registry};
 use restante_protocol::status::Taking;
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -45,29 +45,50 @@ impl Drains {
     }
 }
 
-impl Slots {
+/// A look at draining peers, of one moment.
+pub(super) struct Look<'a> {
+    slots: &'a mut Slots,
+    registry: &'a Registry,
+    /// Peers that more is coming for by itself, once somebody has asked.
+    given_to: Option<BTreeSet<PeerId>>,
+}
+
+impl<'a> Look<'a> {
+    pub(super) fn new(slots: &'a mut Slots, registry: &'a Registry) -> Look<'a> {
+        Look { slots, registry, given_to: None }
+    }
+
     /// Whether this peer is given new messages.
     pub(super) fn taking(&mut self, record: &PeerRecord) -> Taking {
-        match self.get_mut(record.id) {
-            _ if !record.draining => Taking::Open,
-            Some(slot) if slot.is_delivered() => Taking::Drained,
-            _ => Taking::Draining,
+        match record.draining {
+            false => Taking::Open,
+            true if self.is_drained(record.id) => Taking::Drained,
+            true => Taking::Draining,
         }
+    }
+
+    /// Whether nothing waits for a draining peer, and no replay or hand-over that began before brings
+    /// more.
+    fn is_drained(&mut self, id: PeerId) -> bool {
+        let Look { slots, registry, given_to } = self;
+        slots.get_mut(id).is_some_and(|slot| slot.is_delivered())
+            && !given_to.get_or_insert_with(|| registry.given_to()).contains(&id)
     }
 }
 
 impl Router {
     /// Tells of those of which nothing waits any more.
     pub(super) fn look_at_drains(&mut self) {
+        let mut look = Look::new(&mut self.slots, &self.state.registry);
         for id in self.drains.next() {
             let Some(record) = self.state.registry.get(id) else {
                 self.drains.end(id);
                 continue;
             };
-            if self.slots.get_mut(id).is_some_and(|slot| slot.is_delivered()) {
-                self.drains.end(id);
+            if look.is_drained(id) {
                 let parked = self.journal.backlog(id).parked;
                 events::peer_drained(record.name.as_str(), record.version, parked);
+                self.drains.end(id);
             }
         }
     }

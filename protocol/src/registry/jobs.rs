@@ -11,7 +11,7 @@ use crate::state::StateError;
 use crate::stored::Filter;
 use crate::time::WallMillis;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Most jobs of a node at a time.
 pub const JOBS_MAX: usize = 64;
@@ -45,6 +45,14 @@ impl Registry {
     /// The jobs that end when this peer is removed: over its messages, or into its queue.
     pub fn jobs_about(&self, peer: PeerId) -> impl Iterator<Item = &Job> {
         self.jobs().filter(move |job| job.peer == peer || job.to() == Some(peer))
+    }
+
+    /// Peers that more is coming for by itself: by replays under way, and what removed ones are still to
+    /// hand over. One pass over all that is removed.
+    #[must_use]
+    pub fn given_to(&self) -> BTreeSet<PeerId> {
+        let heirs = self.unfinished().filter_map(|removed| removed.disposition.heir());
+        self.jobs().filter_map(Job::to).chain(heirs).collect()
     }
 
     /// What a replay is to do.
