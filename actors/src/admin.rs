@@ -430,10 +430,13 @@ pub(crate) fn peer_status(
         stall: None,
         taking: record.taking,
     };
-    if let Some(snapshot) = snapshot {
+    if let Some(mut snapshot) = snapshot {
+        if let Some(seat) = seat {
+            seat.marks.complete(&mut snapshot);
+        }
         status.health = snapshot.health;
         status.since = wall(snapshot.since);
-        status.why = seat.map_or_else(|| snapshot.why.clone(), |seat| seat.marks.why(&snapshot));
+        status.why = snapshot.why;
         status.waiting = snapshot.waiting;
         status.waiting_bytes = snapshot.waiting_bytes;
         status.unacked = snapshot.unacked;

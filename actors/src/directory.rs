@@ -70,6 +70,11 @@ pub struct Marks {
 const WAITS_TO_DIAL: &str =
     "its connection attempt waits for its turn (dials_max, dials_per_second)";
 
+/// Says it behind what else is the matter.
+fn waits_to_dial(why: &str) -> String {
+    if why.is_empty() { WAITS_TO_DIAL.to_owned() } else { format!("{why}; {WAITS_TO_DIAL}") }
+}
+
 impl Marks {
     /// Publishes how much waits, as the peer's core counts it after having been handed `taken`.
     pub fn set_waiting(&self, messages: u64, bytes: u64, taken: Taken) {
@@ -131,23 +136,21 @@ impl Marks {
         self.dial_waiting.load(Relaxed) != 0
     }
 
-    /// Why a peer is as it is: what its core knows, with what only the dialler knows.
-    #[must_use]
-    pub fn why(&self, snapshot: &Snapshot) -> String {
-        match snapshot.health {
-            Health::Unreachable | Health::Failed => self.why_no_link(&snapshot.why),
-            _ => snapshot.why.clone(),
+    /// Adds to what a peer's core knew what only the dialler knows. An attempt that waits for its turn is
+    /// one that was due: there is no time for the next.
+    pub fn complete(&self, snapshot: &mut Snapshot) {
+        if matches!(snapshot.health, Health::Unreachable | Health::Failed)
+            && self.is_waiting_to_dial()
+        {
+            snapshot.why = waits_to_dial(&snapshot.why);
+            snapshot.next_attempt = None;
         }
     }
 
-    /// The same for one that has no link.
+    /// Why there is no link, for whoever waits for one.
     #[must_use]
     pub fn why_no_link(&self, why: &str) -> String {
-        match (self.is_waiting_to_dial(), why) {
-            (false, _) => why.to_owned(),
-            (true, "") => WAITS_TO_DIAL.to_owned(),
-            (true, _) => format!("{why}; {WAITS_TO_DIAL}"),
-        }
+        if self.is_waiting_to_dial() { waits_to_dial(why) } else { why.to_owned() }
     }
 
     /// Nothing is being handled any more.

@@ -212,7 +212,7 @@ impl Health {
             up += u64::from(observed.health == Verdict::Up);
             paused += u64::from(observed.health == Verdict::Paused);
             if observed.health != Verdict::Up && (observed.waiting > 0 || here > 0) {
-                observed.why = marks.why(&observed);
+                marks.complete(&mut observed);
                 troubled.push((&seat.name, observed, here));
             }
         }

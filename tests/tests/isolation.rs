@@ -142,6 +142,9 @@ async fn an_attached_receiver_that_never_reads_is_reported_as_failed_and_keeps_i
         matches!(status.health, Health::Failed | Health::Unreachable).then_some(())
     })
     .await;
+    // The log hears of it from another actor than whoever asks.
+    eventually("the event", LIMIT, async || (!node.events("peer_failed").is_empty()).then_some(()))
+        .await;
     assert_eq!(node.events("peer_failed").len(), 1);
     drop(silent);
     eventually("its connection to be gone", LIMIT, async || {
