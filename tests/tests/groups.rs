@@ -209,4 +209,8 @@ async fn members_and_receivers_of_one_publish_are_bounded_together() {
     assert_eq!(waits[0]["status"]["waiting"], 1, "the other one has got it");
     let first = cli.run(&["peer", "info", &names[0]]).json();
     assert_eq!(first[0]["status"]["waiting"], 1);
+    cli.ok(&["group", "set", "most", "--remove", most.last().expect("names")]);
+    cli.ok(&["pub", "--to", "most,most", "twice is once"]);
+    let first = cli.run(&["peer", "info", &names[0]]).json();
+    assert_eq!(first[0]["status"]["waiting"], 2);
 }

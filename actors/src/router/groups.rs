@@ -36,7 +36,15 @@ impl Router {
             split.explain(|| format!("group '{}' has no members", group.name));
             return true;
         }
-        let receivers = split.accepted.len() + group.members.len() + others;
+        let named = split.accepted.len() + others;
+        let mut members = group.members.len();
+        if named + members > RECEIVERS_MAX {
+            // Those that have been named before count once.
+            let (slots, this) = (&mut self.slots, self.publishes);
+            let is_more = |id: &&PeerId| slots.get_mut(**id).is_some_and(|s| s.named_by != this);
+            members = group.members.iter().filter(is_more).count();
+        }
+        let receivers = named + members;
         if receivers > RECEIVERS_MAX {
             split.refuse(place, receiver, Code::TooLarge);
             split.explain(|| {

@@ -113,6 +113,7 @@ impl Registry {
         let id = id.ok_or_else(|| {
             Refusal::new(Code::LimitReached, "all 2,147,483,647 group ids have been given")
         })?;
+        expect_few(members)?;
         let members = self.resolve(members)?.into_iter().collect();
         let group = Group { id, name: name.clone(), version: 1, members };
         self.check_size(&group, 0)?;
@@ -127,7 +128,10 @@ impl Registry {
         remove: &[Name],
     ) -> Result<AdminEvent, Refusal> {
         let group = self.expect_group(name, if_version)?;
-        if let Some(both) = add.iter().find(|name| remove.contains(name)) {
+        expect_few(add)?;
+        expect_few(remove)?;
+        let leaving: BTreeSet<&Name> = remove.iter().collect();
+        if let Some(both) = add.iter().find(|name| leaving.contains(name)) {
             let detail = format!("'{both}' is to be added and removed at the same time");
             return Err(Refusal::new(Code::BadSetting, detail));
         }
@@ -281,6 +285,16 @@ fn done(id: PeerId, version: u64) -> AdminDone {
 
 fn out_of_order(id: PeerId) -> StateError {
     StateError::OutOfOrder { what: "group", id: id.0 }
+}
+
+/// Bounds a list of names before anything is done for each of them.
+fn expect_few(names: &[Name]) -> Result<(), Refusal> {
+    if names.len() <= GROUP_MEMBERS_MAX {
+        return Ok(());
+    }
+    let named = names.len();
+    let detail = format!("{named} names, a command has at most {GROUP_MEMBERS_MAX}");
+    Err(Refusal::new(Code::TooLarge, detail))
 }
 
 #[cfg(test)]

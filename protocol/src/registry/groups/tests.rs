@@ -120,6 +120,19 @@ fn what_cannot_be_is_refused_by_name_and_changes_nothing() {
 }
 
 #[test]
+fn a_command_that_names_too_many_is_refused_before_they_are_looked_at() {
+    let mut registry = with(&["a"]);
+    carry_out(&mut registry, &add("g", &["a"]));
+    let (many, others) = (["a"; GROUP_MEMBERS_MAX + 1], ["b"; GROUP_MEMBERS_MAX + 1]);
+    for command in [add("h", &many), set("g", &many, &others), set("g", &[], &many)] {
+        assert_eq!(refused(&registry, &command), Code::TooLarge, "{command:?}");
+    }
+    // Named twice is in it once.
+    carry_out(&mut registry, &add("h", &many[1..]));
+    assert_eq!(members(&registry, "h"), (1, vec![1]));
+}
+
+#[test]
 fn groups_and_their_members_are_bounded() {
     let mut registry = Registry::default();
     let all: Vec<String> = (0..=GROUP_MEMBERS_MAX).map(|number| format!("p{number}")).collect();
