@@ -10,7 +10,7 @@ use super::super::room;
 use super::super::segment::{FIRST_RECORD_AT, Found, Walk, read_header};
 use super::super::shared::{Pool, Shared, Spare};
 use super::super::storage::around::Around;
-use super::super::storage::{Disk, DiskFile, is_full, is_missing, is_shortage, remove};
+use super::super::storage::{Disk, DiskFile, is_missing, is_shortage, remove};
 use super::Owner;
 use super::aside::move_aside;
 use super::scan::Emptied;
@@ -331,9 +331,9 @@ impl Inventory {
                 let moved = move_aside(disk, path, path.trim_start_matches("history/"));
                 self.findings.push(match moved {
                     Ok(aside) => format!("{path} was set aside as {aside}: {error}"),
-                    // It stays until there is room: nothing else needs it.
-                    Err(full) if is_full(&full) => format!("{path}: {error}"),
-                    Err(other) => return Err(other),
+                    Err(shortage) if is_shortage(&shortage) => return Err(shortage),
+                    // It stays until there is room, or the other cause is gone: nothing else needs it.
+                    Err(why) => format!("{path}: {error}; it is not set aside: {why}"),
                 });
                 return Ok(false);
             }
