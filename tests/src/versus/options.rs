@@ -146,7 +146,7 @@ impl Options {
         let mut words = std::env::args().skip(1);
         let mut kept = Vec::new();
         while let Some(word) = words.next() {
-            if word == "--revision" {
+            if ["--revision", "--dir", "--restante", "--write"].contains(&&*word) {
                 words.next();
             } else {
                 kept.push(word);
