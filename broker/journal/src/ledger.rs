@@ -316,7 +316,10 @@ impl Shared {
                 let SettleOrPark::Settle(settle) = record else { continue };
                 let is_open = parked.is_none() && standing != Standing::Parked;
                 let is_passed_here = is_open && number <= settle.floor;
-                if names(&settle, number) || (is_passed_here && follows) {
+                // What has expired is named. What its floor passes over beyond that had a record of its
+                // own, which a crash has taken: how that one ended is not known.
+                let tells = is_passed_here && follows && settle.outcome != Outcome::Expired;
+                if names(&settle, number) || tells {
                     return Some(settled(settle, number));
                 }
                 is_passed |= is_passed_here;

@@ -32,6 +32,28 @@ fn a_long_settle_becomes_records_that_one_checksum_covers() {
 }
 
 #[test]
+fn an_expired_message_does_not_answer_for_those_that_its_floor_passes() {
+    let disk = SimDisk::new(1 << 24);
+    let mut world = World::new(disk.clone(), small(SEGMENT)).expect("opens");
+    let (_, first) =
+        world.engine.shared.append(batch_of(1, &[A.0], &[&b"\0"[..]; 2])).expect("room");
+    world.write();
+    // The ack of the first one was lost with the process that had it.
+    let mut settle = Settle::acked(A, 5, first + 1, vec![first + 1]);
+    settle.record.outcome = Outcome::Expired;
+    settle.record.above = vec![first + 1];
+    world.engine.shared.settle(settle);
+    world.write();
+    let reopened = World::new(disk.copy(), small(SEGMENT)).expect("opens");
+    let how = |number| {
+        let life = reopened.engine.shared.lookup(number).expect("it is known");
+        life.receivers[0].1.clone().expect("it has ended")
+    };
+    assert_eq!(how(first), Ended::Done);
+    assert!(matches!(how(first + 1), Ended::Settled { outcome: Outcome::Expired, .. }));
+}
+
+#[test]
 fn what_a_long_settle_says_of_each_message_is_found_again() {
     let disk = SimDisk::new(1 << 24);
     let mut world = World::new(disk.clone(), small(SEGMENT)).expect("opens");
