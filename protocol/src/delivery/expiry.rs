@@ -2,7 +2,8 @@
 //!
 //! A message expires when its turn comes: where it would be sent, or looked at for its key. So it is
 //! never one in flight, none of a peer without a link, and it costs no timer. What was refused is
-//! looked at when its time has ended, for its key's sake. An expired message leaves the core by
+//! looked at when its time has ended, for its key's sake; and what was stepped over, where so much was
+//! that all keys wait for it. An expired message leaves the core by
 //! [`Delivery::poll_expired`], with a record of its own in the ledger.
 
 use super::*;
@@ -110,11 +111,34 @@ impl<B> Delivery<B> {
             Next::Held(key) => self.held.pop(key).map(|entry| (entry.number, Out::of(&entry))),
             Next::Front => self.queue.pop().map(|entry| (entry.number, Out::of(&entry))),
         };
-        let Some((number, Out { accepted_ms, attempts, bytes, key })) = gone else { return false };
-        self.count_out(bytes);
-        self.expired.push_back(Expired { number, accepted_ms, attempts, bytes });
+        let Some((number, out)) = gone else { return false };
+        let key = out.key;
+        self.note_expired(number, out);
         self.unblock(key);
         true
+    }
+
+    /// When what was stepped over is to be looked at, because nothing more can be.
+    pub(super) fn held_due(&self) -> Option<Time> {
+        let end = self.held.first_end().filter(|_| self.steps_over_no_more());
+        end.map(Expiry::time)
+    }
+
+    /// Lets go of all that was stepped over and has expired since, if nothing more can be stepped over.
+    pub(super) fn let_held_expire(&mut self, now: Time) {
+        if !self.steps_over_no_more() {
+            return;
+        }
+        while self.held.first_end().is_some_and(|end| end.has_passed(now)) {
+            let Some(entry) = self.held.pop_first_end() else { return };
+            self.note_expired(entry.number, Out::of(&entry));
+        }
+    }
+
+    fn note_expired(&mut self, number: MessageNumber, out: Out) {
+        let Out { accepted_ms, attempts, bytes, .. } = out;
+        self.count_out(bytes);
+        self.expired.push_back(Expired { number, accepted_ms, attempts, bytes });
     }
 }
 

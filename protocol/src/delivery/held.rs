@@ -1,8 +1,9 @@
 //! Messages stepped over in the send queue because an earlier one of their key has to go first.
 //!
-//! Bounded by number and bytes: at a bound the send queue waits instead of stepping over more. When
-//! a key is free again it is released, and its messages go before newer ones of any key.
+//! Bounded by number and bytes: at a bound the send queue waits instead of stepping over more, until a key
+//! is free or one of those that are here has expired. When a key is free again it is released, and its messages go before newer ones of any key.
 
+use super::expiry::Expiry;
 use super::types::Entry;
 use crate::id::MessageNumber;
 use crate::message::KeyHash;
@@ -16,6 +17,8 @@ pub const SKIPPED_MAX: usize = 4_096;
 pub(super) struct Held<B> {
     keys: BTreeMap<Option<KeyHash>, OfKey<B>>,
     numbers: BTreeSet<MessageNumber>,
+    /// Of those that have a time to live: when it ends, and their keys.
+    ends: BTreeMap<(Expiry, MessageNumber), Option<KeyHash>>,
     /// Keys to be looked at, in the order of their release; each at most once.
     released: VecDeque<Option<KeyHash>>,
     bytes: u64,
@@ -27,11 +30,19 @@ struct OfKey<B> {
     released: bool,
 }
 
+impl<B> OfKey<B> {
+    fn remove(&mut self, number: MessageNumber) -> Option<Entry<B>> {
+        let at = self.entries.binary_search_by_key(&number, |entry| entry.number).ok()?;
+        self.entries.remove(at)
+    }
+}
+
 impl<B> Held<B> {
     pub(super) fn new() -> Held<B> {
         Held {
             keys: BTreeMap::new(),
             numbers: BTreeSet::new(),
+            ends: BTreeMap::new(),
             released: VecDeque::new(),
             bytes: 0,
         }
@@ -59,6 +70,9 @@ impl<B> Held<B> {
     pub(super) fn push(&mut self, entry: Entry<B>) {
         self.bytes += u64::from(entry.bytes);
         self.numbers.insert(entry.number);
+        if let Some(expires) = entry.expires {
+            self.ends.insert((expires, entry.number), entry.key);
+        }
         let fresh = || OfKey { entries: VecDeque::new(), released: false };
         self.keys.entry(entry.key).or_insert_with(fresh).entries.push_back(entry);
     }
@@ -115,12 +129,22 @@ impl<B> Held<B> {
         if !self.numbers.contains(&number) {
             return None;
         }
-        let of_key = self.keys.values_mut().find_map(|of_key| {
-            let at = of_key.entries.binary_search_by_key(&number, |entry| entry.number).ok()?;
-            of_key.entries.remove(at)
-        })?;
-        self.forget(&of_key);
-        Some(of_key)
+        let entry = self.keys.values_mut().find_map(|of_key| of_key.remove(number))?;
+        self.forget(&entry);
+        Some(entry)
+    }
+
+    /// When the first time to live of those that are here ends.
+    pub(super) fn first_end(&self) -> Option<Expiry> {
+        self.ends.first_key_value().map(|((expires, _), _)| *expires)
+    }
+
+    /// The message whose time to live ends first leaves.
+    pub(super) fn pop_first_end(&mut self) -> Option<Entry<B>> {
+        let ((_, number), key) = self.ends.first_key_value()?;
+        let entry = self.keys.get_mut(key)?.remove(*number)?;
+        self.forget(&entry);
+        Some(entry)
     }
 
     /// The lowest number.
@@ -148,6 +172,9 @@ impl<B> Held<B> {
     fn forget(&mut self, entry: &Entry<B>) {
         self.bytes -= u64::from(entry.bytes);
         self.numbers.remove(&entry.number);
+        if let Some(expires) = entry.expires {
+            self.ends.remove(&(expires, entry.number));
+        }
         if self.keys.get(&entry.key).is_some_and(|of_key| of_key.entries.is_empty()) {
             self.keys.remove(&entry.key);
             self.released.retain(|key| *key != entry.key);

@@ -13,7 +13,7 @@ impl<B> Delivery<B> {
         let stable = self.link.stable_at().filter(|_| self.unacked.live() == 0);
         let late = self.unacked.late_at(self.terms.ack_timeout);
         let due = self.retries.next_due();
-        [late, due, stable, self.load_retry_at].into_iter().flatten().min()
+        [late, due, stable, self.load_retry_at, self.held_due()].into_iter().flatten().min()
     }
 
     /// Time has passed. Harmless when nothing is due.
@@ -25,6 +25,7 @@ impl<B> Delivery<B> {
             return;
         }
         self.retries.wake(now);
+        self.let_held_expire(now);
         if self.load_retry_at.is_some_and(|at| at <= now) {
             self.load_retry_at = None;
         }

@@ -173,11 +173,16 @@ impl<B> Delivery<B> {
         Some(self.send(now, entry, Line::Retry))
     }
 
+    /// Whether as much has been stepped over as may be.
+    pub(super) fn steps_over_no_more(&self) -> bool {
+        self.held.len() >= SKIPPED_MAX || self.held.bytes() >= self.queue.bytes_max()
+    }
+
     /// Steps over messages of busy keys. Whether a free one is in front then.
     fn step_to_free_key(&mut self, now: Time) -> bool {
         while let Some(entry) = self.queue.front() {
             let key = entry.key;
-            // What waits for a busy key is not kept beyond its time.
+            // What has expired is not stepped over.
             if entry.expires.is_some() && self.let_expire(now, Next::Front) {
                 continue;
             }
@@ -185,7 +190,7 @@ impl<B> Delivery<B> {
             if !must_wait || self.terms.order == Order::None {
                 return true;
             }
-            if self.held.len() >= SKIPPED_MAX || self.held.bytes() >= self.queue.bytes_max() {
+            if self.steps_over_no_more() {
                 return false;
             }
             let Some(entry) = self.queue.pop() else { return false };
