@@ -11,7 +11,7 @@ use crate::journal::{Lane, Page, Read, ReadError, Settle, Stored};
 use crate::peer::EnqueuedMessage;
 use actix::prelude::*;
 use restante_protocol::id::{MessageNumber, PeerId};
-use restante_protocol::message::Body;
+use restante_protocol::message::{Body, body_flags};
 use restante_protocol::record::{
     Outcome as End, ParkRecord, RECORD_HEADER_BYTES, RecordKind, SettleDetail, SettleRecord,
     put_message_record,
@@ -328,9 +328,12 @@ impl Router {
     }
 }
 
-/// Bytes that a copy of a stored message takes in a batch, at most: it has an original id in front.
+/// Bytes that a copy of a stored message takes in a batch, at most: it has an original id in front, where
+/// the message had none.
 pub(super) fn copy_room(stored: &Stored) -> usize {
-    record_room(1, stored.body.len() + COPY_BYTES)
+    let flags = stored.body.first().copied().unwrap_or(0);
+    let is_copy = flags & body_flags::ORIGINAL_ID != 0;
+    record_room(1, stored.body.len() + if is_copy { 0 } else { COPY_BYTES })
 }
 
 impl Building {

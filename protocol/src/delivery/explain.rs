@@ -91,6 +91,10 @@ impl<B> Delivery<B> {
 
     /// Whether the window has no room in bytes for the message whose turn it is.
     fn is_next_too_large(&self) -> bool {
+        if self.link.is_probed && self.next_of(self.retries.sendable_suspects()).is_some() {
+            // It goes next, and alone.
+            return false;
+        }
         let retry =
             self.next_of(self.retries.sendable()).and_then(|number| self.retries.get(number));
         let bytes = match retry {
