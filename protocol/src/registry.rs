@@ -328,14 +328,8 @@ impl Registry {
                 Some(_) => Refusal::new(Code::IsGroup, format!("'{name}' is a group, no peer")),
                 None => Refusal::new(Code::NotFound, format!("there is no peer '{name}'")),
             })?;
-        match if_version {
-            Some(version) if version != peer.version => {
-                let now = peer.version;
-                let detail = format!("peer '{name}' is at version {now}, expected {version}");
-                Err(Refusal::new(Code::VersionConflict, detail))
-            }
-            _ => Ok(peer),
-        }
+        expect_version(format_args!("peer '{name}'"), peer.version, if_version)?;
+        Ok(peer)
     }
 
     /// Carries an event out. The answer's `messages` is 0: only the shell knows how many waited.
@@ -490,6 +484,21 @@ impl Registry {
         let mut registry = Registry { durable, by_name, ..Registry::new(peers_max) };
         registry.index_groups()?;
         Ok(registry)
+    }
+}
+
+/// Refuses a change of something that has changed since whoever asks has looked at it.
+fn expect_version(
+    what: std::fmt::Arguments<'_>,
+    version: u64,
+    expected: Option<u64>,
+) -> Result<(), Refusal> {
+    match expected.filter(|expected| *expected != version) {
+        None => Ok(()),
+        Some(expected) => {
+            let detail = format!("{what} is at version {version}, expected {expected}");
+            Err(Refusal::new(Code::VersionConflict, detail))
+        }
     }
 }
 

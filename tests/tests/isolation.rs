@@ -3,10 +3,7 @@
 //! Nothing here is a matter of speed: the others get everything while the stuck one holds.
 
 use restante_client::protocol::admin::PeerPatch;
-use restante_client::protocol::control::{
-    AttachAs, Control, Credit, Hello, Reply, Request, Welcome,
-};
-use restante_client::protocol::limits::PROTOCOL_VERSION;
+use restante_client::protocol::control::{AttachAs, Control, Hello, Reply, Request};
 use restante_client::protocol::status::Health;
 use restante_client::{Client, Publish};
 use restante_tests::harness::{Heard, Inbox, Raw, add_peer, eventually, within};
@@ -36,19 +33,7 @@ async fn accept_and_stall(listener: TcpListener) -> ! {
             matches!(&hello, Heard::Control(control) if matches!(**control, Control::Hello(Hello { deliver_as: Some(_), .. }))),
             "{hello:?}"
         );
-        raw.control(&Control::Welcome(Welcome {
-            version: PROTOCOL_VERSION,
-            agent: "stuck/1".to_owned(),
-            epoch: 0,
-            producer_epoch: 0,
-            next_sequence: 0,
-            credit: Credit::default(),
-            payload_bytes_max: 1 << 20,
-            heartbeat_ms: 60_000,
-            silence_ms_max: 600_000,
-            grant: None,
-        }))
-        .await;
+        raw.control(&Control::Welcome(Raw::welcome())).await;
         // Kept open, never read.
         stalled.push(raw);
     }

@@ -1,9 +1,8 @@
 //! A thousand receivers that come back at once after an outage.
 
 use restante_client::protocol::admin::PeerPatch;
-use restante_client::protocol::control::{Control, Credit, Welcome};
+use restante_client::protocol::control::Control;
 use restante_client::protocol::frame::{Ack, Frame, TagRange};
-use restante_client::protocol::limits::PROTOCOL_VERSION;
 use restante_client::protocol::message::Body;
 use restante_client::protocol::status::Health;
 use restante_client::{Client, Publish};
@@ -54,19 +53,7 @@ async fn serve(mut raw: Raw) -> Option<Served> {
         },
         _ => return None,
     };
-    raw.control(&Control::Welcome(Welcome {
-        version: PROTOCOL_VERSION,
-        agent: "returned/1".to_owned(),
-        epoch: 0,
-        producer_epoch: 0,
-        next_sequence: 0,
-        credit: Credit::default(),
-        payload_bytes_max: 1 << 20,
-        heartbeat_ms: 60_000,
-        silence_ms_max: 600_000,
-        grant: None,
-    }))
-    .await;
+    raw.control(&Control::Welcome(Raw::welcome())).await;
     let mut texts = Vec::new();
     while texts.len() < MESSAGES {
         let Heard::Deliver { slot, tag, redelivered, body, .. } = raw.hear().await else {

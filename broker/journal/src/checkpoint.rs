@@ -325,6 +325,15 @@ mod tests {
     use super::*;
     use restante_protocol::id::NodeTag;
 
+    const HEADER: FileHeader = FileHeader {
+        kind: FileKind::Checkpoint,
+        epoch: 1,
+        node: NodeTag(3),
+        id: 1_000,
+        created_ms: 5,
+        seed: 1,
+    };
+
     #[test]
     fn a_checkpoint_reads_as_written_and_no_byte_of_it_can_change() {
         let mut settled = NumberSet::default();
@@ -351,17 +360,9 @@ mod tests {
             }],
             lost: vec![(20, 22)],
         };
-        let header = FileHeader {
-            kind: FileKind::Checkpoint,
-            epoch: 1,
-            node: NodeTag(3),
-            id: 1_000,
-            created_ms: 5,
-            seed: 1,
-        };
-        let bytes = encode(&header, &snapshot, b"state");
+        let bytes = encode(&HEADER, &snapshot, b"state");
         let (back, read, state) = decode(&bytes).unwrap();
-        assert_eq!((back, read, &state[..]), (header, snapshot, &b"state"[..]));
+        assert_eq!((back, read, &state[..]), (HEADER, snapshot, &b"state"[..]));
         for at in 0..bytes.len() {
             let mut flipped = bytes.clone();
             flipped[at] ^= 0x10;
@@ -372,15 +373,7 @@ mod tests {
 
     #[test]
     fn a_journal_s_part_of_more_than_32_bits_is_not_taken_for_a_short_one() {
-        let header = FileHeader {
-            kind: FileKind::Checkpoint,
-            epoch: 1,
-            node: NodeTag(3),
-            id: 1_000,
-            created_ms: 5,
-            seed: 1,
-        };
-        let mut bytes = encode(&header, &Snapshot::default(), b"state");
+        let mut bytes = encode(&HEADER, &Snapshot::default(), b"state");
         assert!(decode(&bytes).is_ok());
         let len = be_u64(&bytes[FILE_HEADER_BYTES..]) | 1 << 32;
         bytes[FILE_HEADER_BYTES..][..8].copy_from_slice(&len.to_be_bytes());

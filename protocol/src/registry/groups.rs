@@ -3,7 +3,7 @@
 //! A group stands in the place of a receiver and is resolved when a message is accepted. Groups do not
 //! hold groups. Its id is a receiver's id above [`PeerId::LAST_PEER`], given once and never again.
 
-use super::{AdminEvent, Registry};
+use super::{AdminEvent, Registry, expect_version};
 use crate::admin::AdminDone;
 use crate::id::PeerId;
 use crate::limits::GROUP_MEMBERS_MAX;
@@ -174,14 +174,8 @@ impl Registry {
         let group = self
             .group_named(name.as_str())
             .ok_or_else(|| Refusal::new(Code::NotFound, format!("there is no group '{name}'")))?;
-        match if_version {
-            Some(version) if version != group.version => {
-                let now = group.version;
-                let detail = format!("group '{name}' is at version {now}, expected {version}");
-                Err(Refusal::new(Code::VersionConflict, detail))
-            }
-            _ => Ok(group),
-        }
+        expect_version(format_args!("group '{name}'"), group.version, if_version)?;
+        Ok(group)
     }
 
     fn resolve(&self, names: &[Name]) -> Result<BTreeSet<PeerId>, Refusal> {

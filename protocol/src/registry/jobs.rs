@@ -1,6 +1,6 @@
 //! Jobs over a peer's messages: which there are, and which may begin.
 
-use super::{AdminEvent, Found, Peer, Registry};
+use super::{AdminEvent, Found, Peer, Registry, expect_version};
 use crate::admin::AdminDone;
 use crate::id::PeerId;
 use crate::job::{Copies, Job, Work};
@@ -91,10 +91,7 @@ impl Registry {
         filter.check()?;
         let found = self.find(name).ok_or_else(|| unknown(name))?;
         let peer = found.peer();
-        if let Some(expected) = if_version.filter(|expected| *expected != peer.version) {
-            let detail = format!("'{name}' is at version {}, expected {expected}", peer.version);
-            return Err(Refusal::new(Code::VersionConflict, detail));
-        }
+        expect_version(format_args!("peer '{name}'"), peer.version, if_version)?;
         // What an earlier removal could not purge or hand over has stayed, and is parked like the rest.
         if let Found::Removed(removed) = found
             && !removed.disposition.is_done()

@@ -5,7 +5,7 @@ use bytes::{Buf, BytesMut};
 use restante_client::protocol::codec::{
     Limits, Next, next_frame, parse_control, put_control, put_frame,
 };
-use restante_client::protocol::control::{Control, Hello, Reply, Request, Welcome};
+use restante_client::protocol::control::{Control, Credit, Hello, Reply, Request, Welcome};
 use restante_client::protocol::frame::{Confirm, Frame, Refuse};
 use restante_client::protocol::id::{MessageId, ProducerId};
 use restante_client::protocol::limits::{PAYLOAD_BYTES_MAX, PROTOCOL_VERSION};
@@ -97,6 +97,23 @@ impl Raw {
             deliver_as: None,
             node: None,
             login: None,
+        }
+    }
+
+    /// A welcome as a receiver says it to a node that has dialled.
+    #[must_use]
+    pub fn welcome() -> Welcome {
+        Welcome {
+            version: PROTOCOL_VERSION,
+            agent: "restante-tests-raw".to_owned(),
+            epoch: 0,
+            producer_epoch: 0,
+            next_sequence: 0,
+            credit: Credit::default(),
+            payload_bytes_max: 1 << 20,
+            heartbeat_ms: 60_000,
+            silence_ms_max: 600_000,
+            grant: None,
         }
     }
 

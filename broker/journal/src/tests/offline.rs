@@ -8,10 +8,9 @@ use super::super::offline::check::{Report, Verdict, run};
 use super::super::offline::repair::repair_on;
 use super::super::storage::Disk;
 use super::super::storage::sim::SimDisk;
-use super::rig::{Rig, names, options};
+use super::rig::{Rig, contents, names, options};
 use super::{A, B};
 use restante_protocol::id::NodeTag;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 fn check(disk: &SimDisk) -> Result<Report, OpenError> {
@@ -204,7 +203,7 @@ fn a_dry_run_says_what_a_repair_then_does() {
     disk.damage("checkpoint", |bytes| bytes[55] ^= 1);
     let at = find(&disk, &paths[paths.len() - 2], "message", 3);
     disk.damage(&paths[paths.len() - 2], |bytes| bytes[at - 60] ^= 1);
-    let before: BTreeMap<String, _> = contents(&disk);
+    let before = contents(&disk);
     let dry = repair_on(Arc::new(disk.clone()), true, options()).unwrap();
     assert_eq!(contents(&disk), before, "a dry run changes nothing");
     let real = repair_on(Arc::new(disk.clone()), false, options()).unwrap();
@@ -229,15 +228,6 @@ fn a_dry_run_has_few_files_open_however_many_there_are() {
     disk.open_at_most(6);
     let few = dry();
     assert_eq!((few.findings, few.changes), (all.findings, all.changes));
-}
-
-fn contents(disk: &SimDisk) -> BTreeMap<String, Option<Vec<u8>>> {
-    let file = |name: String| {
-        let name = name.trim_start_matches('/').to_owned();
-        let bytes = disk.bytes_of(&name);
-        (name, bytes)
-    };
-    names(disk).into_iter().map(file).collect()
 }
 
 #[test]

@@ -161,3 +161,13 @@ pub(super) fn names(disk: &SimDisk) -> Vec<String> {
     names.sort();
     names
 }
+
+/// Every file of a disk, and what is in it.
+pub(super) fn contents(disk: &SimDisk) -> BTreeMap<String, Option<Vec<u8>>> {
+    let file = |name: String| {
+        let name = name.trim_start_matches('/').to_owned();
+        let bytes = disk.bytes_of(&name);
+        (name, bytes)
+    };
+    names(disk).into_iter().map(file).collect()
+}

@@ -7,12 +7,10 @@ use super::super::offline::Offline;
 use super::super::offline::check;
 use super::super::offline::dump::{Filter, Says, dump_on};
 use super::super::offline::repair::repair_on;
-use super::super::storage::sim::SimDisk;
-use super::rig::{Rig, names, options};
+use super::rig::{Rig, contents, options};
 use super::{A, batch_of};
 use restante_actors::journal::Settle;
 use restante_protocol::record::{RECORD_HEADER_BYTES, RecordKind};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Changes the record of segment `id` that begins at byte `at`, and makes it sound again.
@@ -36,15 +34,6 @@ fn last_of(bytes: &[u8], kind: RecordKind) -> usize {
         at += record_bytes(header.length as usize);
     }
     last.expect("there is one")
-}
-
-fn contents(disk: &SimDisk) -> BTreeMap<String, Option<Vec<u8>>> {
-    let file = |name: String| {
-        let name = name.trim_start_matches('/').to_owned();
-        let bytes = disk.bytes_of(&name);
-        (name, bytes)
-    };
-    names(disk).into_iter().map(file).collect()
 }
 
 type Change = fn(&mut RecordHeader, &mut [u8]);
