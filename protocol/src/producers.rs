@@ -114,6 +114,9 @@ pub struct Accepted<'a> {
     /// The receivers that refused, if some did. Not remembered through a restart: for a number from
     /// before it, the receivers that the stored record lacks are those that refused.
     pub refused: Option<&'a Refused>,
+    /// Whether some may have refused all the same, of which there were too many to remember: then too the
+    /// stored record tells.
+    pub may_lack: bool,
 }
 
 /// A hello with a producer identity, as journaled.

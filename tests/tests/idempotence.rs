@@ -7,6 +7,7 @@ use restante_client::protocol::codec::put_message;
 use restante_client::protocol::control::Control;
 use restante_client::protocol::id::{MessageId, ProducerId};
 use restante_client::protocol::message::Body;
+use restante_client::protocol::producers::REFUSALS_MAX;
 use restante_client::protocol::refusal::Code;
 use restante_tests::harness::{Heard, Inbox, Raw, add_peer};
 use restante_tests::scene;
@@ -101,6 +102,27 @@ async fn a_repeated_publish_gets_its_recorded_outcome_also_after_a_kill() {
     sink.has(21, LIMIT).await;
     let texts: Vec<String> = (1..=21).map(|sequence| format!("message {sequence}")).collect();
     assert_eq!(sink.texts(), texts);
+}
+
+/// More of them than are remembered: each stands alone between others that all have accepted.
+#[tokio::test]
+async fn a_repeat_is_told_who_refused_it_also_where_that_is_not_remembered() {
+    const MESSAGES: u64 = 2 * (REFUSALS_MAX as u64 + 40);
+    let scene = scene!("forgotten");
+    let node = scene.node().start().await;
+    let client = node.client().await;
+    add_peer(&client, "sink", "attach:", PeerPatch::default()).await;
+    let aliases = |sequence: u64| if sequence.is_multiple_of(2) { &[0, 1][..] } else { &[0][..] };
+    let mut answers = Vec::new();
+    for _ in 0..2 {
+        let (mut raw, _) = producer(node.addr(), &["sink", "nobody"]).await;
+        for sequence in 1..=MESSAGES {
+            publish(&mut raw, sequence, aliases(sequence)).await;
+        }
+        answers.push(outcomes(&mut raw, MESSAGES as usize).await);
+    }
+    assert_eq!(answers[0][&2].1, [Code::UnknownReceiver]);
+    assert!(answers[0] == answers[1], "{:?} and {:?}", answers[0][&2], answers[1][&2]);
 }
 
 #[tokio::test]

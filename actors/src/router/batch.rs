@@ -3,6 +3,7 @@
 use super::calls::Call;
 use super::disposal::Copies;
 use super::jobs::Step;
+use super::repeats::OldRepeat;
 use super::{AdminEffect, OpenedProducer};
 use crate::journal::{BatchRecord, Ticket};
 use crate::link::SharedProducer;
@@ -49,6 +50,8 @@ pub(super) enum Outcome {
         refused: Option<Box<Refuse>>,
         bytes: u64,
     },
+    /// Repeats of publishes of which it has to be looked up who refused them.
+    LookUp { to: SharedProducer, repeats: Vec<OldRepeat> },
     /// A producer identity was interned.
     Opened { reply: oneshot::Sender<Result<OpenedProducer, Refusal>>, opened: OpenedProducer },
     /// An operator's change.

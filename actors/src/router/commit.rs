@@ -3,7 +3,7 @@
 
 use super::batch::{Building, CallSlot, Outcome, Pending};
 use super::publish::refused_by_place;
-use super::{Effected, Router};
+use super::{Effected, Router, repeats};
 use crate::clock;
 use crate::journal::{Batch, Completion, End};
 use crate::peer::{Enqueue, EnqueuedMessage, Missed};
@@ -15,6 +15,7 @@ use restante_protocol::producers::Run;
 use restante_protocol::record::{RecordKind, put_record};
 use restante_protocol::refusal::{Code, Refusal};
 use restante_protocol::state::{Applied, StateError, StateEvent};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Said by the router to itself, once per turn of its mailbox.
@@ -235,6 +236,11 @@ impl Router {
                 Outcome::Repeat { to, refused: Some(refuse), bytes, .. } => {
                     to.refuse(&refuse, bytes);
                 }
+                Outcome::LookUp { to, repeats } => {
+                    let (journal, groups) = (Arc::clone(&self.journal), self.groups_of(&repeats));
+                    let directory = Arc::clone(&self.shared.directory);
+                    actix_rt::spawn(repeats::answer(journal, directory, groups, to, repeats));
+                }
                 Outcome::Opened { reply, opened } => {
                     let _ = reply.send(Ok(opened));
                 }
@@ -334,7 +340,7 @@ impl Router {
                     self.fences += 1;
                     to.abandon(why);
                 }
-                Outcome::Repeat { to, .. } => to.abandon(why),
+                Outcome::Repeat { to, .. } | Outcome::LookUp { to, .. } => to.abandon(why),
                 Outcome::Opened { reply, .. } => {
                     let _ = reply.send(Err(why.clone()));
                 }

@@ -6,7 +6,7 @@
 use super::batch::{CallSlot, Outcome};
 use super::calls::Call;
 use super::messages::{ProducerSession, PublishBatch, PublishItem, Receiver};
-use super::repeats::{self, OldRepeat};
+use super::repeats::OldRepeat;
 use super::slots::Over;
 use super::{BUILDING_BYTES_MAX, Router};
 use crate::clock;
@@ -64,9 +64,8 @@ impl Handler<PublishBatch> for Router {
             }
         }
         if !old.is_empty() {
-            let (journal, from) = (Arc::clone(&self.journal), Arc::clone(&batch.from));
-            let (directory, groups) = (Arc::clone(&self.shared.directory), self.groups_of(&old));
-            actix_rt::spawn(repeats::answer(journal, directory, groups, from, old));
+            let to = Arc::clone(&batch.from);
+            self.building.outcomes.push(Outcome::LookUp { to, repeats: old });
         }
         self.flush_soon(ctx);
     }
@@ -74,7 +73,7 @@ impl Handler<PublishBatch> for Router {
 
 /// What is remembered of a publish that is not new.
 enum Known {
-    Accepted { id: MessageId, refused: Option<Refused> },
+    Accepted { id: MessageId, refused: Option<Refused>, may_lack: bool },
     Refused(Refused),
     No(Refusal),
 }
@@ -156,7 +155,7 @@ impl Router {
                 Decision::New => continue,
                 Decision::Pending(accepted) | Decision::Confirmed(accepted) => {
                     let refused = accepted.refused.cloned();
-                    Known::Accepted { id: id(&accepted), refused }
+                    Known::Accepted { id: id(&accepted), refused, may_lack: accepted.may_lack }
                 }
                 Decision::Refused(refused) => Known::Refused(refused.clone()),
                 Decision::Evicted => Known::No(Refusal::new(
@@ -321,8 +320,8 @@ impl Router {
     }
 
     /// A sequence that has been decided before gets its recorded outcome again. Riding along with
-    /// what is on its way, it comes no earlier than the original. One that was accepted before this
-    /// process started comes back: who refused it has to be looked up.
+    /// what is on its way, it comes no earlier than the original. One of which nobody remembers who
+    /// refused it comes back: that has to be looked up.
     fn repeat(
         &mut self,
         batch: &PublishBatch,
@@ -332,10 +331,12 @@ impl Router {
     ) -> Option<OldRepeat> {
         let (sequence, bytes) = (item.sequence, u64::from(item.frame_len));
         match known {
-            Known::Accepted { id, refused: None } if id.number() <= self.shared.maybe_sent => {
+            Known::Accepted { id, refused: None, may_lack }
+                if may_lack || id.number() <= self.shared.maybe_sent =>
+            {
                 return Some(OldRepeat { sequence, id, receivers: receivers.into(), bytes });
             }
-            Known::Accepted { id, refused } => {
+            Known::Accepted { id, refused, .. } => {
                 let again = |refused: Refused| {
                     let mut refuse = refuse_again(sequence, &refused, receivers);
                     refuse.id = Some(id);

@@ -1,10 +1,11 @@
-//! Repeats of publishes that were accepted before this process started.
+//! Repeats of accepted publishes of which nobody remembers who refused them.
 //!
-//! Which receivers refused such a publish was known to the process before and died with it. The
-//! stored record has the others, in the order of the publish: whoever the repeat names and the record
-//! lacks is told to have refused, so that no producer takes silence for acceptance. Of a group that is
-//! whoever is in it now, also one that has joined since: it has not got the message. Rare, and slow
-//! against a repeat from memory: one look-up in the journal each, off the router's turns.
+//! Which receivers refused a publish is kept in memory, so many for each producer: it dies with the
+//! process, and the oldest are forgotten. The stored record has the others, in the order of the publish:
+//! whoever the repeat names and the record lacks is told to have refused, so that no producer takes
+//! silence for acceptance. Of a group that is whoever is in it now, also one that has joined since: it has
+//! not got the message. Rare, and slow against a repeat from memory: one look-up in the journal each, off
+//! the router's turns, once all of them are durable.
 
 use super::messages::Receiver;
 use crate::directory::Directory;

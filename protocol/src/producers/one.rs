@@ -33,6 +33,8 @@ pub(super) struct Producer {
     /// By first sequence, disjoint, at most [`REFUSALS_MAX`].
     refusals: BTreeMap<u64, RefusedRun>,
     refusal_bytes: usize,
+    /// Up to here, refusals have been forgotten.
+    refusals_forgotten: u64,
 }
 
 /// Consecutive sequences refused alike: a full disk refuses thousands in the same words.
@@ -105,6 +107,7 @@ impl Producer {
             gaps: SmallVec::new(),
             refusals: BTreeMap::new(),
             refusal_bytes: 0,
+            refusals_forgotten: 0,
         }
     }
 
@@ -141,7 +144,9 @@ impl Producer {
         if let Some(run) = self.run(sequence) {
             let part = run.part(sequence, sequence);
             let (number, accepted_ms) = (part.first_number, part.accepted_ms);
-            let accepted = Accepted { number, accepted_ms, refused: self.refusal(sequence) };
+            let refused = self.refusal(sequence);
+            let may_lack = refused.is_none() && sequence <= self.refusals_forgotten;
+            let accepted = Accepted { number, accepted_ms, refused, may_lack };
             return if number <= durable_through {
                 Decision::Confirmed(accepted)
             } else {
@@ -292,8 +297,9 @@ impl Producer {
     }
 
     fn forget_oldest_refusal(&mut self) {
-        if let Some((_, run)) = self.refusals.pop_first() {
+        if let Some((first, run)) = self.refusals.pop_first() {
             self.refusal_bytes -= run.bytes();
+            self.refusals_forgotten = self.refusals_forgotten.max(first + run.count - 1);
         }
     }
 }
