@@ -16,7 +16,7 @@ use restante_protocol::id::{MessageId, PeerId};
 use restante_protocol::name::Name;
 use restante_protocol::refusal::{Code, Refusal};
 use smallvec::SmallVec;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// One of them.
@@ -82,7 +82,8 @@ type Refusing = SmallVec<[(u32, Code); 4]>;
 type RefusingMembers = Vec<(u32, Code, Name)>;
 
 /// The receivers of a repeat, and members of groups among them, that are not among the stored ones. A
-/// stored peer that has been removed since stands for the name in its place.
+/// stored peer that has been removed since stands for the name in its place; those that are there and
+/// that nothing names now were members of a group that is gone, or have left one.
 fn lacking(
     receivers: &[Receiver],
     stored: &[PeerId],
@@ -90,24 +91,44 @@ fn lacking(
     is_there: impl Fn(PeerId) -> bool,
 ) -> (Refusing, RefusingMembers) {
     let (mut refused, mut refused_members) = (Refusing::new(), RefusingMembers::new());
+    let members_of = |peer| groups.get(&peer).into_iter().flatten().map(|(member, _)| *member);
+    let named = receivers.iter().map(|receiver| receiver.peer);
+    let named: HashSet<PeerId> = named.flat_map(|peer| members_of(peer).chain([peer])).collect();
+    let has_left = |next: &PeerId| is_there(*next) && !named.contains(next);
+    let has_it: HashSet<PeerId> = stored.iter().copied().collect();
     let mut rest = stored.iter().copied().peekable();
     for Receiver { alias, peer } in receivers.iter().copied() {
         if let Some(members) = groups.get(&peer) {
-            let is_member = |next: &PeerId| members.iter().any(|(member, _)| member == next);
-            while rest.next_if(|next| is_member(next) || !is_there(*next)).is_some() {}
-            let lacks = members.iter().filter(|(member, _)| !stored.contains(member));
+            let is_member: HashSet<PeerId> = members_of(peer).collect();
+            // Of those in the group's place, one that is removed may also be the next receiver.
+            let mut left = rest.clone().filter(|next| is_member.contains(next)).count();
+            while left > 0 || rest.peek().is_some_and(has_left) {
+                let Some(next) = rest.next() else { break };
+                left -= usize::from(is_member.contains(&next));
+            }
+            let lacks = members.iter().filter(|(member, _)| !has_it.contains(member));
             let lacks = lacks.map(|(_, name)| (alias, Code::OutcomeEvicted, name.clone()));
             refused_members.extend(lacks);
             continue;
         }
-        let named_before = peer != PeerId::NONE && stored.contains(&peer);
-        let in_place = |next: &PeerId| *next == peer || (!named_before && !is_there(*next));
-        if rest.next_if(in_place).is_some() || named_before {
+        if peer == PeerId::NONE {
+            let is_gone = |next: &PeerId| !is_there(*next);
+            let mut stands = rest.next_if(is_gone).is_some();
+            if !stands {
+                stands = rest.peek().is_some_and(has_left);
+                while rest.next_if(has_left).is_some() {}
+            }
+            if !stands {
+                refused.push((alias, Code::UnknownReceiver));
+            }
             continue;
         }
-        // Why it refused is forgotten; whether it is unknown now is not.
-        let code = if peer == PeerId::NONE { Code::UnknownReceiver } else { Code::OutcomeEvicted };
-        refused.push((alias, code));
+        let named_before = has_it.contains(&peer);
+        let in_place = |next: &PeerId| *next == peer || (!named_before && !is_there(*next));
+        if rest.next_if(in_place).is_none() && !named_before {
+            // Why it refused is forgotten.
+            refused.push((alias, Code::OutcomeEvicted));
+        }
     }
     (refused, refused_members)
 }
@@ -150,6 +171,16 @@ mod tests {
         assert_eq!(refused(&[2, group], &[2, 1]), [], "named before its group");
         assert_eq!(refused(&[group, 4], &[1, REMOVED, 2, 4]), [], "removed since");
         assert_eq!(refused(&[group, 4], &[1, 4]), [2_100], "joined since, or refused");
+        assert_eq!(refused(&[group, 0], &[1, 2, REMOVED]), [], "a peer behind it removed since");
+        assert_eq!(refused(&[group, 0], &[1, 2, 3, REMOVED]), [], "and one has left the group");
+    }
+
+    #[test]
+    fn a_group_that_is_gone_had_accepted_it_all_the_same() {
+        assert_eq!(refused(&[0], &[1, 2]), []);
+        assert_eq!(refused(&[3, 0, 4], &[3, 1, 2, 4]), []);
+        assert_eq!(refused(&[3, 0, 4], &[3, 4]), [101], "or there was none of the name");
+        assert_eq!(refused(&[0, 0], &[1, REMOVED]), [], "and a peer behind it");
     }
 
     #[test]
