@@ -20,6 +20,7 @@ pub mod producers;
 pub mod record;
 pub mod refusal;
 pub mod registry;
+pub mod shaper;
 pub mod state;
 pub mod status;
 pub mod stored;
