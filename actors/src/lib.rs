@@ -13,6 +13,7 @@ pub mod link;
 pub mod observe;
 pub mod peer;
 pub mod router;
+pub mod shaping;
 mod start;
 pub mod supervise;
 
@@ -51,6 +52,8 @@ pub struct Limits {
     pub peer_share: restante_protocol::status::Quota,
     /// What a new peer is served with where its command is silent.
     pub peer_defaults: restante_protocol::admin::PeerSettings,
+    /// How fast messages leave for all receivers together; only the ceil and its burst count.
+    pub rates: restante_protocol::shaper::Rates,
 }
 
 impl Default for Limits {
@@ -66,6 +69,7 @@ impl Default for Limits {
             messages_max: 0,
             peer_share: restante_protocol::status::Quota::default(),
             peer_defaults: restante_protocol::admin::PeerSettings::default(),
+            rates: restante_protocol::shaper::Rates::default(),
         }
     }
 }

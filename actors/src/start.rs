@@ -8,6 +8,7 @@ use crate::link::Dialer;
 use crate::observe::Observer;
 use crate::peer::{Budget, Shared};
 use crate::router::Router;
+use crate::shaping::Shaping;
 use crate::{Figures, Limits, clock, events, supervise};
 use actix::prelude::*;
 use parking_lot::Mutex;
@@ -110,10 +111,19 @@ pub fn start(
         page_bytes: Budget::new(limits.page_bytes_max),
         anchors: Mutex::new(Anchors::new(maybe_sent + 1, clock::wall_ms(), clock::now())),
         kept: AtomicI64::new(0),
+        shaping: Arc::new(Shaping::new(clock::now(), &limits.rates)),
     });
     let peer_share = limits.peer_share;
     let (tell_fatal, fatal) = watch::channel(None);
     let tell_fatal = Arc::new(tell_fatal);
+    {
+        let (shaping, tell_fatal) = (Arc::clone(&shared.shaping), Arc::clone(&tell_fatal));
+        let serve = async move { shaping.serve().await };
+        actix_rt::spawn(supervise::watch_over(serve, move |panic| {
+            events::actor_crashed("shaper", None, None, &panic, 1);
+            tell_fatal.send_replace(Some(panic));
+        }));
+    }
     let router = {
         let (shared, figures) = (Arc::clone(&shared), Arc::clone(&figures));
         let router =

@@ -5,6 +5,7 @@ pub mod bounds;
 use crate::id::PeerId;
 use crate::name::Name;
 use crate::refusal::{Code, named};
+use crate::shaper::{Rates, RatesPatch};
 use crate::status::Quota;
 use crate::stored::Filter;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -47,6 +48,8 @@ pub struct PeerSettings {
     pub quota_messages: u64,
     /// Most bytes waiting or parked for this peer; 0: the node's share for one peer. Default 0.
     pub quota_bytes: u64,
+    /// How fast messages are delivered. Default: no guarantee and no limit.
+    pub rates: Rates,
 }
 
 impl Default for PeerSettings {
@@ -61,6 +64,7 @@ impl Default for PeerSettings {
             order: Order::Sent,
             quota_messages: 0,
             quota_bytes: 0,
+            rates: Rates::default(),
         }
     }
 }
@@ -82,7 +86,7 @@ impl PeerSettings {
         let mut words = Vec::new();
         macro_rules! compare {
             ($($field:ident),*) => {
-                let PeerSettings { $($field),* } = new;
+                let PeerSettings { $($field),*, rates: _ } = new;
                 $( if self.$field != *$field {
                     words.push(format!("{}={:?}", stringify!($field), $field));
                 } )*
@@ -99,6 +103,7 @@ impl PeerSettings {
             quota_messages,
             quota_bytes
         );
+        self.rates.differences(&new.rates, &mut words);
         words
     }
 }
@@ -147,6 +152,9 @@ pub struct PeerPatch {
     /// See [`PeerSettings::quota_bytes`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quota_bytes: Option<u64>,
+    /// See [`PeerSettings::rates`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rates: Option<Box<RatesPatch>>,
 }
 
 /// What becomes of the messages that wait for a peer when it is removed.

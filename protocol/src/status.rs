@@ -62,6 +62,8 @@ pub enum Stall {
     Ramp,
     /// A message under suspicion is tried alone.
     Suspect,
+    /// Its rate, that of its class or that of the node is used up for now.
+    Rate,
     /// Bodies are being read from the journal.
     Journal,
     /// An earlier message of its key has to go first; at
@@ -86,6 +88,7 @@ impl Stall {
             Stall::Window => "window",
             Stall::Ramp => "ramp",
             Stall::Suspect => "suspect",
+            Stall::Rate => "rate",
             Stall::Journal => "journal",
             Stall::Keys => "keys",
             Stall::Refusals => "refusals",

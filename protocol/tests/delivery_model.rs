@@ -3,7 +3,8 @@
 //! policies), the model checks after every step that
 //!
 //! - each message is settled, parked or expired at most once, and only while open; in the end all are;
-//! - what is sent is open, in flight once, within window and grant, flagged and counted right;
+//! - what is sent is open, in flight once, within window and grant, flagged and counted right; and where
+//!   the rate is limited within the leave there is;
 //! - first attempts of a key leave in order, and strict order holds through retries (P2);
 //! - refused messages are not sent before they are due and parked when the schedule ends (P4);
 //! - what has a time to live is not sent once it has ended, and expires then, never earlier nor in flight;

@@ -137,6 +137,11 @@ fn what_has_lived_long_enough_is_not_sent() {
 }
 
 #[test]
+fn what_is_limited_is_sent_by_leave() {
+    check("rate.txt");
+}
+
+#[test]
 fn what_a_message_waits_for_has_one_answer() {
     check("explain.txt");
 }

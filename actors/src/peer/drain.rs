@@ -16,6 +16,7 @@ use restante_protocol::id::{MessageId, MessageNumber, PeerId};
 use restante_protocol::message::body_flags;
 use restante_protocol::record::{Outcome, ParkRecord, SettleDetail, SettleRecord};
 use restante_protocol::refusal::{Code, Refusal};
+use restante_protocol::shaper::Demand;
 use restante_protocol::time::Time;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -53,7 +54,11 @@ impl Handler<Drain> for Peer {
             self.core.handle_timeout(now);
         }
         self.obey_link_commands(ctx);
-        self.transmit(now);
+        if self.is_limited {
+            self.transmit_by_leave(now);
+        } else {
+            self.transmit(now);
+        }
         // Parks come first, and what has expired: a floor covers those too, and a crash may keep any
         // number of records and lose those behind them.
         self.record_parked();
@@ -101,6 +106,27 @@ impl Peer {
     pub(super) fn close_link(&mut self, reason: CloseReason) {
         if let Some(attachment) = self.link.take() {
             attachment.link.close(&close_refusal(reason));
+        }
+    }
+
+    /// As [`Peer::transmit`], as far as there is leave to.
+    fn transmit_by_leave(&mut self, now: Time) {
+        let (shaping, id) = (Arc::clone(&self.shared.shaping), self.config.id);
+        let demand = self.demand(now);
+        if let Some(leave) = shaping.ask(now, id, demand) {
+            self.core.handle_leave(leave);
+            self.transmit(now);
+            let used = self.core.end_leave();
+            let demand = self.demand(now);
+            shaping.used(now, id, used, demand);
+        }
+    }
+
+    /// What it would send if there were leave to; nothing while the link has no room.
+    fn demand(&mut self, now: Time) -> Demand {
+        match &self.link {
+            Some(attachment) if attachment.link.room() > 0 => self.core.poll_demand(now),
+            Some(_) | None => Demand::default(),
         }
     }
 

@@ -156,6 +156,11 @@ pub struct Writable {
     pub number: u64,
 }
 
+/// There is leave to send, to be asked for in the next drain.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct MaySend;
+
 /// The peer's record changed. Takes effect at once, also for what is queued.
 #[derive(Message)]
 #[rtype(result = "()")]

@@ -35,6 +35,7 @@ use restante_protocol::frame::TagRange;
 use restante_protocol::id::MessageNumber;
 use restante_protocol::message::Body;
 use restante_protocol::refusal::{Code, Refusal};
+use restante_protocol::status::Stall;
 use restante_protocol::time::Time;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -54,6 +55,8 @@ pub struct Peer {
     shared: Arc<Shared>,
     marks: Arc<crate::directory::Marks>,
     core: Delivery<Bytes>,
+    /// Whether it needs leave to send, see [`crate::shaping`].
+    is_limited: bool,
     link: Option<Attachment>,
     /// Number of the dial under way.
     dialling: Option<u64>,
@@ -105,6 +108,7 @@ impl Actor for Peer {
 
     fn stopped(&mut self, _ctx: &mut Self::Context) {
         self.give_back_budget();
+        self.shared.shaping.remove(clock::now(), self.config.id);
     }
 }
 
@@ -120,6 +124,7 @@ impl Supervised for Peer {
         let now = clock::now();
         self.give_back_budget();
         self.core = self.shared.new_core(&self.config, now, Some("its actor was rebuilt"));
+        self.limit_rate(now, ctx);
         self.values.clear();
         self.outgoing.clear();
         self.settled.clear();
@@ -157,6 +162,14 @@ impl Peer {
 
     fn on_link(&self, number: u64) -> bool {
         self.link.as_ref().is_some_and(|attachment| attachment.number == number)
+    }
+
+    /// Follows what its settings say of its rate.
+    fn limit_rate(&mut self, now: Time, ctx: &Context<Self>) {
+        let (shaping, settings) = (&self.shared.shaping, &self.config.settings);
+        self.is_limited = shaping.limits(settings);
+        self.core.handle_limited(self.is_limited);
+        shaping.set(now, self.config.id, ctx.address().recipient(), settings);
     }
 
     /// Sets aside the messages that killed this actor too often.
@@ -427,6 +440,14 @@ impl Handler<Writable> for Peer {
     }
 }
 
+impl Handler<MaySend> for Peer {
+    type Result = ();
+
+    fn handle(&mut self, _: MaySend, ctx: &mut Context<Self>) {
+        self.mark_dirty(ctx);
+    }
+}
+
 impl Handler<Reconfigure> for Peer {
     type Result = ();
 
@@ -450,6 +471,7 @@ impl Handler<Reconfigure> for Peer {
         #[cfg(feature = "faults")]
         faults::on_change(&self.config.name);
         self.core.handle_policy(now, &self.config.settings);
+        self.limit_rate(now, ctx);
         if change.paused != was_paused {
             if change.paused {
                 self.dialling = None;
@@ -509,6 +531,10 @@ impl Handler<Locate> for Peer {
     fn handle(&mut self, locate: Locate, _: &mut Context<Self>) -> Self::Result {
         let (now, Locate(number)) = (clock::now(), locate);
         let whereabouts = self.core.whereabouts(now, number);
-        MessageResult(whereabouts.zip(self.core.explain(now, number)))
+        let mut blocked = self.core.explain(now, number);
+        if let Some(blocked) = blocked.as_mut().filter(|blocked| blocked.by == Stall::Rate) {
+            blocked.until = self.shared.shaping.ready_at(now, self.config.id);
+        }
+        MessageResult(whereabouts.zip(blocked))
     }
 }

@@ -8,7 +8,8 @@ use crate::health::{Health, PeerReport};
 use crate::journal::Journal;
 use crate::link::Dialer;
 use crate::router::Router;
-use crate::supervise::Supervision;
+use crate::shaping::Shaping;
+use crate::supervise::{Supervision, Turn};
 use actix::prelude::*;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -78,6 +79,8 @@ pub struct Shared {
     /// Messages appended and not settled, parked ones and what removed peers have left included,
     /// counted per receiver: against the node's quota.
     pub kept: AtomicI64,
+    /// Where those whose rate is limited ask for leave to send.
+    pub shaping: Arc<Shaping>,
 }
 
 impl Shared {
@@ -100,7 +103,9 @@ impl Shared {
             dials: config.dials(),
             knows_since,
         };
-        Delivery::new(now, &config.settings, start, rand::random())
+        let mut core = Delivery::new(now, &config.settings, start, rand::random());
+        core.handle_limited(self.shaping.limits(&config.settings));
+        core
     }
 
     /// When a message's time to live ends, if it has one. A copy's began when the message was first
@@ -166,14 +171,21 @@ pub fn spawn(
         addr,
         marks: Arc::clone(&marks),
     });
-    let core = shared.new_core(&config, clock::now(), knows_since);
+    let now = clock::now();
+    let core = shared.new_core(&config, now, knows_since);
+    shared.shaping.set(now, config.id, seat.addr.clone().recipient(), &config.settings);
     let tell = {
         let (health, config) = (shared.health.clone(), config.clone());
+        let shaping = Arc::clone(&shared.shaping);
         move |turn| {
+            if matches!(turn, Turn::Crashed(_)) {
+                shaping.crashed(clock::now(), config.id);
+            }
             let _ = health.try_send(PeerReport::turn(&config, turn));
         }
     };
     let peer = Peer {
+        is_limited: shared.shaping.limits(&config.settings),
         config,
         shared: Arc::clone(shared),
         marks: Arc::clone(&marks),

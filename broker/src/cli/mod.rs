@@ -22,6 +22,7 @@ mod node;
 mod output;
 mod peer;
 mod publish;
+mod rates;
 mod receive;
 mod serve;
 mod show;

@@ -3,6 +3,7 @@
 use super::jobs::{self, Asked};
 use super::node::{Target, block_on};
 use super::output::{Output, Paint, Table, note, print};
+use super::rates::RateArgs;
 use super::show::{self, PEER_HEAD};
 use super::stored::{self, Chosen, Most, Pages};
 use super::values::{self, MillisList};
@@ -10,6 +11,7 @@ use super::{Exit, Failure};
 use restante_client::Client;
 use restante_protocol::admin::{AdminCommand, Order, PeerPatch, PeerUrl, Waiting};
 use restante_protocol::name::Name;
+use restante_protocol::shaper::RatesPatch;
 use restante_protocol::status::{PeerInfo, Taking};
 use restante_protocol::stored::{Filter, Lane};
 use serde_json::Value;
@@ -182,6 +184,8 @@ pub(super) struct Settings {
     /// Most bytes waiting or parked; 0 for the node's share for one peer
     #[arg(long, allow_hyphen_values = true, value_name = "SIZE", value_parser = values::bytes)]
     quota_bytes: Option<u64>,
+    #[command(flatten)]
+    rates: RateArgs,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -232,6 +236,9 @@ impl From<Settings> for PeerPatch {
             }),
             quota_messages: settings.quota_messages,
             quota_bytes: settings.quota_bytes,
+            rates: Some(RatesPatch::from(settings.rates))
+                .filter(|rates| !rates.is_empty())
+                .map(Box::new),
         }
     }
 }

@@ -94,6 +94,7 @@ fn stall(stall: Stall) -> &'static str {
         Stall::Window => "the window is full: as much is in flight as may be",
         Stall::Ramp => "few at a time, until the receiver has kept up for a while",
         Stall::Suspect => "a message that may have crashed the receiver is tried alone",
+        Stall::Rate => "as many have left lately as its rate allows, or that of the node",
         Stall::Journal => "being read from the journal",
         Stall::Keys => "an earlier message of the same key goes first",
         Stall::Refusals => "refused, and waits for its next try",
@@ -114,6 +115,7 @@ pub(super) fn blocked(blocked: &Blocked, now: WallMillis) -> String {
     let next = match blocked.by {
         Stall::Link => "next attempt",
         Stall::Ack => "sent again",
+        Stall::Rate => "not before",
         _ => "next try",
     };
     match blocked.until {

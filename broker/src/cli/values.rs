@@ -68,6 +68,17 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     number.checked_mul(factor).ok_or_else(expected)
 }
 
+/// `50/s`, or `50`.
+pub(crate) fn per_second(text: &str) -> Result<u64, String> {
+    let number = text.strip_suffix("/s").unwrap_or(text);
+    number.parse().map_err(|_| format!("expected so many a second, like 50/s, got {text:?}"))
+}
+
+/// `1MiB/s`, or `1MiB`.
+pub(crate) fn bytes_per_second(text: &str) -> Result<u64, String> {
+    bytes(text.strip_suffix("/s").unwrap_or(text))
+}
+
 /// `HOST:PORT`. Whether there is such a host, and whether the port is free, the system says.
 pub(crate) fn host_and_port(text: &str) -> Result<String, String> {
     let parts = text.rsplit_once(':');
@@ -164,6 +175,15 @@ mod tests {
         assert_eq!(bytes("17"), Ok(17));
         for bad in ["", "MiB", "4MB", "-4", "99999999999GiB"] {
             assert!(bytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn rates_are_so_many_or_so_much_a_second() {
+        assert_eq!((per_second("50/s"), per_second("0")), (Ok(50), Ok(0)));
+        assert_eq!(bytes_per_second("2KiB/s"), Ok(2_048));
+        for bad in ["", "/s", "-1/s", "50/m", "1.5/s"] {
+            assert!(per_second(bad).is_err() && bytes_per_second(bad).is_err(), "{bad}");
         }
     }
 

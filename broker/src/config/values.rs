@@ -4,6 +4,7 @@
 use super::setting::{Bounds, LogFilter, LogFormat, Raw, Setting, assign};
 use restante_protocol::admin::{PeerSettings, bounds};
 use restante_protocol::limits::{PAYLOAD_BYTES_DEFAULT, PAYLOAD_BYTES_MAX};
+use restante_protocol::shaper::{RATE_BYTES, RATE_MESSAGES};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -140,6 +141,10 @@ values! {
         dials_max: u32 = 64, "attempts", Some((1, 4_096));
         /// Connection attempts to peers that may begin within a second, in lots of a tenth of that. One more waits.
         dials_per_second: u32 = 1_000, "attempts per second", Some((1, 100_000));
+        /// Most deliveries a second to all peers together. 0: no limit.
+        messages_per_second: u64 = 0, "messages per second", within(&RATE_MESSAGES);
+        /// Most bytes a second of deliveries to all peers together. 0: no limit.
+        bytes_per_second: u64 = 0, "bytes per second", within(&RATE_BYTES);
         /// How long one connection attempt to a peer may take, its hello included.
         dial_ms_max: u64 = 5_000, "milliseconds", Some((100, 60_000));
 

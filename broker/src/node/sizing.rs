@@ -6,6 +6,7 @@
 use crate::config::Config;
 use restante_actors::Limits;
 use restante_journal::Options;
+use restante_protocol::shaper::{Rate, Rates};
 use restante_protocol::status::Quota;
 use rustix::fs::statvfs;
 use std::path::Path;
@@ -29,8 +30,17 @@ pub(super) fn limits(config: &Config) -> Limits {
         peers_max: config.peers_max as usize,
         producers_max: config.producers_max as usize,
         peer_defaults: config.peer_defaults.clone(),
+        rates: Rates {
+            messages: ceil(config.messages_per_second),
+            bytes: ceil(config.bytes_per_second),
+        },
         ..Limits::default()
     }
+}
+
+/// A limit in one unit; 0: none.
+fn ceil(per_second: u64) -> Rate {
+    Rate { ceil: per_second, ..Rate::default() }
 }
 
 /// What the journal is told by a configuration.

@@ -48,7 +48,8 @@ impl PeerSettings {
             within("an entry of retry_schedule_ms", *retry_ms, &RETRY_MS, "ms")?;
         }
         within("quota_messages", self.quota_messages, &QUOTA_MESSAGES, "messages")?;
-        within("quota_bytes", self.quota_bytes, &QUOTA_BYTES, "bytes")
+        within("quota_bytes", self.quota_bytes, &QUOTA_BYTES, "bytes")?;
+        self.rates.check()
     }
 }
 
@@ -70,6 +71,10 @@ impl PeerPatch {
             order: self.order.unwrap_or(settings.order),
             quota_messages: self.quota_messages.unwrap_or(settings.quota_messages),
             quota_bytes: self.quota_bytes.unwrap_or(settings.quota_bytes),
+            rates: match &self.rates {
+                None => settings.rates,
+                Some(patch) => patch.applied_to(&settings.rates),
+            },
         }
     }
 }

@@ -70,6 +70,7 @@ impl<B> Delivery<B> {
     pub fn handle_grant(&mut self, _now: Time, cumulative_tag: u64) {
         if self.link.is_up() {
             self.link.raise_grant(cumulative_tag);
+            self.set_allowance();
         }
     }
 

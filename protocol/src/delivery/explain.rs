@@ -91,18 +91,22 @@ impl<B> Delivery<B> {
 
     /// Whether the window has no room in bytes for the message whose turn it is.
     fn is_next_too_large(&self) -> bool {
+        self.bytes_at_hand().is_some_and(|bytes| !self.fits_window(bytes))
+    }
+
+    /// Bytes of the message whose turn it is, if it is here and not under suspicion.
+    pub(super) fn bytes_at_hand(&self) -> Option<u32> {
         if self.link.is_probed && self.next_of(self.retries.sendable_suspects()).is_some() {
             // It goes next, and alone.
-            return false;
+            return None;
         }
         let retry =
             self.next_of(self.retries.sendable()).and_then(|number| self.retries.get(number));
-        let bytes = match retry {
+        match retry {
             Some(retry) => Some(retry.bytes),
             None if self.retries.refused() >= REFUSED_MAX => None,
             None => self.first_fresh_bytes(),
-        };
-        bytes.is_some_and(|bytes| !self.fits(bytes))
+        }
     }
 
     /// Bytes of the message that is sent next for the first time, if its key lets it.
@@ -130,6 +134,7 @@ impl<B> Delivery<B> {
             () if live >= u64::from(self.allowance) && is_ramping => Some(Stall::Ramp),
             () if live >= u64::from(self.allowance) => Some(Stall::Window),
             () if self.is_next_too_large() => Some(Stall::Window),
+            () if self.waits_for_leave() => Some(Stall::Rate),
             () if self.retries.refused() >= REFUSED_MAX => Some(Stall::Refusals),
             () if self.loading.is_some() || self.load_retry_at.is_some() => Some(Stall::Journal),
             () if self.retries.sendable_suspects().next().is_some() => Some(Stall::Suspect),

@@ -21,7 +21,7 @@ impl<B> Delivery<B> {
     #[must_use]
     pub fn takes_at_once(&self, first: MessageNumber, messages: usize, bytes: u64) -> bool {
         let messages = u32::try_from(messages).unwrap_or(u32::MAX);
-        let granted = self.link.grant.saturating_sub(self.unacked.next_tag() - 1);
+        let granted = self.tag_max.saturating_sub(self.unacked.next_tag() - 1);
         self.link.is_up()
             && first > self.queue.newest().max(self.maybe_sent)
             && self.queue.is_attached()
@@ -30,7 +30,7 @@ impl<B> Delivery<B> {
             && self.retries.is_empty()
             && self.unacked.live().saturating_add(messages) <= self.allowance
             && u64::from(messages) <= granted
-            && self.unacked.bytes().saturating_add(bytes) <= self.terms.window_bytes
+            && self.unacked.bytes().saturating_add(bytes) <= self.bytes_max
             && self.terms.order != Order::Strict
     }
 

@@ -36,7 +36,9 @@
 //! One input, then drain everything, in this order:
 //!
 //! 1. [`Delivery::poll_link`]: dial or close. A closed link's later events are the shell's to drop;
-//! 2. [`Delivery::poll_transmit`] until `None`, which also finds what has expired;
+//! 2. [`Delivery::poll_transmit`] until `None`, which also finds what has expired. Where the rate is
+//!    limited ([`Delivery::handle_limited`]), [`Delivery::poll_demand`] says what there is to send, and
+//!    [`Delivery::handle_leave`] and [`Delivery::end_leave`] stand around this;
 //! 3. [`Delivery::poll_parked`] and [`Delivery::poll_expired`], then [`Delivery::poll_settled`] with
 //!    [`Delivery::floor`], which covers what was parked or expired: tell the journal, in this order,
 //!    before any load is begun, so that no page brings back what is done;
@@ -65,6 +67,7 @@ mod expiry;
 mod explain;
 mod hand_off;
 mod held;
+mod leave;
 mod link;
 mod loading;
 mod retries;
@@ -94,6 +97,7 @@ use backoff::Backoff;
 use core::time::Duration;
 use expiry::Left;
 use held::Held;
+use leave::Leave;
 use link::{Link, LinkState};
 use loading::Loading;
 use retries::{Retries, Retry, State};
@@ -130,6 +134,12 @@ pub struct Delivery<B> {
     verdict: Verdict,
     /// Most messages in flight now; 0 without a link.
     allowance: u32,
+    /// What the peer may send as its rate goes, see [`leave`].
+    leave: Leave,
+    /// The last tag that may be sent, and the most bytes in flight: by the receiver's grant and by the
+    /// window, and by the leave to send.
+    tag_max: u64,
+    bytes_max: u64,
     /// Why there is no link, and what the receiver last refused with.
     link_why: String,
     refusal_why: Arc<str>,
@@ -190,6 +200,9 @@ impl<B> Delivery<B> {
             backoff: Backoff::new(min, max, seed),
             verdict: Verdict::new(now, start.paused),
             allowance: 0,
+            leave: Leave::ALL,
+            tag_max: 0,
+            bytes_max: 0,
             link_why: String::new(),
             knows_since: start.knows_since,
             refusal_why: Arc::from(""),
@@ -416,8 +429,10 @@ impl<B> Delivery<B> {
         self.set_allowance();
     }
 
-    /// How many messages may be in flight as things stand.
+    /// How much may be in flight as things stand.
     fn set_allowance(&mut self) {
+        self.tag_max = self.link.grant.min(self.leave.tag_max);
+        self.bytes_max = self.terms.window_bytes.min(self.leave.bytes_max);
         let window = self.terms.window_messages;
         self.allowance = match self.link.state {
             LinkState::Down | LinkState::Dialling => 0,

@@ -22,7 +22,7 @@ impl<B> Delivery<B> {
     /// keys allow one. Its body leaves the core with it.
     #[inline]
     pub fn poll_transmit(&mut self, now: Time) -> Option<Transmit<B>> {
-        if self.unacked.live() >= self.allowance || self.unacked.next_tag() > self.link.grant {
+        if self.unacked.live() >= self.allowance || self.unacked.next_tag() > self.tag_max {
             return None;
         }
         let is_straight = self.retries.is_empty() && self.held.is_empty();
@@ -45,9 +45,17 @@ impl<B> Delivery<B> {
         Some(self.send(now, entry, Line::Straight))
     }
 
-    /// Whether the window has room in bytes. One message always fits.
+    /// Whether the window has room in bytes, and there is leave to send them. One message always fits a
+    /// window.
     #[inline]
-    pub(super) fn fits(&self, bytes: u32) -> bool {
+    fn fits(&self, bytes: u32) -> bool {
+        let in_flight = self.unacked.bytes();
+        in_flight + u64::from(bytes) <= self.bytes_max
+            || (self.unacked.live() == 0 && u64::from(bytes) <= self.leave.bytes_max)
+    }
+
+    /// The same of the window alone.
+    pub(super) fn fits_window(&self, bytes: u32) -> bool {
         let in_flight = self.unacked.bytes();
         in_flight + u64::from(bytes) <= self.terms.window_bytes || self.unacked.live() == 0
     }
@@ -82,7 +90,7 @@ impl<B> Delivery<B> {
     }
 
     /// Whose turn it is.
-    fn next_by_rank(&mut self, now: Time) -> Option<Next> {
+    pub(super) fn next_by_rank(&mut self, now: Time) -> Option<Next> {
         let suspect = self.next_of(self.retries.sendable_suspects());
         let is_idle = self.unacked.live() == 0;
         if let Some(number) = suspect

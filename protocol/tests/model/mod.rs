@@ -1,12 +1,14 @@
 //! What can happen to a peer, and the world in which it happens.
 
 mod checks;
+mod leave;
 mod world;
 
 pub(crate) use world::World;
 
 use proptest::prelude::*;
 use restante_protocol::admin::Order;
+use restante_protocol::shaper::Amount;
 
 /// How a run begins.
 #[derive(Clone, Debug)]
@@ -16,11 +18,14 @@ pub(crate) struct Setup {
     pub(crate) window_bytes: u64,
     pub(crate) dials: bool,
     pub(crate) seed: u64,
+    /// What is sent by one leave, where the rate is limited.
+    pub(crate) leave: Option<Amount>,
 }
 
 impl Default for Setup {
     fn default() -> Setup {
-        Setup { order: Order::Sent, window: 64, window_bytes: 1 << 20, dials: true, seed: 7 }
+        let (order, window, window_bytes) = (Order::Sent, 64, 1 << 20);
+        Setup { order, window, window_bytes, dials: true, seed: 7, leave: None }
     }
 }
 
@@ -62,13 +67,16 @@ pub(crate) fn order() -> impl Strategy<Value = Order> {
 pub(crate) fn setup() -> impl Strategy<Value = Setup> {
     let window = prop_oneof![1..4_u32, 4..40_u32, Just(2_048_u32)];
     let window_bytes = prop_oneof![Just(300_u64), Just(1 << 20)];
-    let all = (order(), window, window_bytes, prop::bool::weighted(0.7), any::<u64>());
-    all.prop_map(|(order, window, window_bytes, dials, seed)| Setup {
+    let leave = (1..9_u64, 0..900_u64).prop_map(|(messages, bytes)| Amount { messages, bytes });
+    let leave = prop::option::weighted(0.4, leave);
+    let all = (order(), window, window_bytes, prop::bool::weighted(0.7), any::<u64>(), leave);
+    all.prop_map(|(order, window, window_bytes, dials, seed, leave)| Setup {
         order,
         window,
         window_bytes,
         dials,
         seed,
+        leave,
     })
 }
 

@@ -9,6 +9,7 @@ use restante_protocol::delivery::{
     Transmit,
 };
 use restante_protocol::message::KeyHash;
+use restante_protocol::shaper::Amount;
 use restante_protocol::time::Time;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -94,6 +95,8 @@ pub(crate) struct World {
     pub(crate) sent_max: u64,
     /// Every body is a clone of this.
     pub(crate) body: Arc<()>,
+    /// How much it may send at a time, where its rate is limited.
+    pub(crate) leave: Option<Amount>,
 }
 
 impl World {
@@ -131,7 +134,9 @@ impl World {
             floor: 0,
             sent_max: 0,
             body: Arc::new(()),
+            leave: setup.leave,
         };
+        world.core.handle_limited(setup.leave.is_some());
         world.drain();
         world
     }
@@ -485,6 +490,7 @@ impl World {
         };
         self.floor = 0;
         self.core = Delivery::new(self.now, &self.settings, start, self.seed);
+        self.core.handle_limited(self.leave.is_some());
     }
 
     fn acked(&mut self, first: u64, last: u64) {
@@ -520,13 +526,7 @@ impl World {
         while let Some(command) = self.core.poll_link() {
             self.obey(command);
         }
-        while let Some(transmit) = self.core.poll_transmit(self.now) {
-            // What was found expired on the way to it went before it.
-            self.let_expire();
-            self.check_transmit(&transmit);
-            self.fly(transmit.tag, transmit.number);
-        }
-        self.let_expire();
+        self.transmit();
         if let Some(load) = self.core.poll_load() {
             self.check_load(&load);
             let within = self.index.open.range(load.after + 1..=load.through);
@@ -542,7 +542,7 @@ impl World {
         self.check_whole();
     }
 
-    fn let_expire(&mut self) {
+    pub(crate) fn let_expire(&mut self) {
         while let Some(expired) = self.core.poll_expired() {
             self.check_expired(&expired);
         }

@@ -7,6 +7,7 @@ use core::time::Duration;
 use restante_protocol::admin::{Order, PeerSettings};
 use restante_protocol::delivery::{Delivery, Entry, Expiry, Load, ParkCause, Start};
 use restante_protocol::message::KeyHash;
+use restante_protocol::shaper::{Amount, Demand};
 use restante_protocol::time::Time;
 use std::collections::BTreeMap;
 use trace::Trace;
@@ -59,6 +60,7 @@ impl Session {
         let dials = !words.contains(&"attach");
         let start = Start { dials, paused: words.contains(&"paused"), ..Start::default() };
         self.core = Some(Delivery::new(self.now, &self.settings, start, 1));
+        self.core().handle_limited(words.contains(&"limited"));
     }
 
     fn restart(&mut self, words: &[&str]) {
@@ -77,6 +79,7 @@ impl Session {
         };
         self.load = None;
         self.core = Some(Delivery::new(self.now, &self.settings, start, 1));
+        self.core().handle_limited(words.contains(&"limited"));
     }
 
     /// Time passes; the core is called at each of its deadlines, as a shell would.
@@ -151,6 +154,20 @@ impl Session {
             "end-elsewhere" => {
                 self.journal.get_mut(&number(first)).expect("it was enqueued").done = true;
             }
+            "limited" => self.core().handle_limited(true),
+            "unlimited" => self.core().handle_limited(false),
+            "demand" => {
+                let Demand { amount, first_bytes } = self.core().poll_demand(now);
+                let Amount { messages, bytes } = amount;
+                self.trace.say(match messages {
+                    0 => "wants nothing".to_owned(),
+                    _ => format!("wants {messages}, {bytes} B, the first {first_bytes} B"),
+                });
+            }
+            "leave" => {
+                let bytes = option(words, "bytes").map_or(u64::MAX, number);
+                self.leave(Amount { messages: number(first), bytes });
+            }
             "trim" => self.core().trim(),
             _ => panic!("what is {verb:?}?"),
         }
@@ -214,6 +231,17 @@ impl Session {
         let now = self.now;
         let tag = number(words[0]);
         self.core().handle_nack(now, tag, permanent, retry_after, &reason.join(" "));
+    }
+
+    /// Leave to send for one drain.
+    fn leave(&mut self, amount: Amount) {
+        let now = self.now;
+        self.core().handle_leave(amount);
+        while let Some(transmit) = self.core().poll_transmit(now) {
+            self.trace.transmit(&transmit);
+        }
+        let Amount { messages, bytes } = self.core().end_leave();
+        self.trace.say(format!("used {messages}, {bytes} B"));
     }
 
     fn explain(&mut self, number: u64) -> String {

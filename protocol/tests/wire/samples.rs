@@ -18,6 +18,7 @@ use restante_protocol::job::JobStatus;
 use restante_protocol::message::{Body, encode_headers};
 use restante_protocol::name::Name;
 use restante_protocol::refusal::{Code, Refusal};
+use restante_protocol::shaper::{RatePatch, RatesPatch};
 use restante_protocol::status::{
     BackupDone, Blocked, GroupInfo, GroupStatus, Health, MessageState, MessageStatus, NodeStatus,
     PeerInfo, PeerStatus, Quota, ReceiverStatus, Stall, Taking,
@@ -267,6 +268,10 @@ fn requests() -> Vec<(&'static str, Request)> {
         order: Some(Order::None),
         quota_messages: Some(1 << 20),
         quota_bytes: Some(1 << 40),
+        rates: Some(Box::new(RatesPatch {
+            messages: RatePatch { rate: Some(10), ceil: Some(100), burst: Some(20) },
+            bytes: RatePatch { rate: Some(0), ceil: Some(1 << 20), burst: Some(0) },
+        })),
     };
     let tcp: PeerUrl = "tcp://[::1]:7000".parse().unwrap();
     let remove =
