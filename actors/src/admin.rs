@@ -12,7 +12,7 @@ use crate::events;
 use crate::journal::{Admission, BackupTaken, Ended, Journal, Life, LookupError};
 use crate::peer::{Inspect, Locate, Peer};
 use crate::router::{
-    Administer, FindGroup, FindJob, FindPeer, GroupsBehind, PeerLabels, PeerRecordView,
+    Administer, AllClasses, FindGroup, FindJob, FindPeer, GroupsBehind, PeerLabels, PeerRecordView,
     PeerRecords, Router,
 };
 use actix::dev::ToEnvelope;
@@ -127,6 +127,10 @@ impl Sources {
                 let group = self.router.send(FindGroup(name)).await.map_err(unanswered)?;
                 let group = group.ok_or_else(|| Refusal::new(Code::NotFound, none))?;
                 Ok(Reply::Group(Box::new(group)))
+            }
+            Request::Classes => {
+                let classes = self.router.send(AllClasses).await.map_err(unanswered)?;
+                Ok(Reply::Classes(classes))
             }
             Request::Node => Ok(Reply::Node(self.node_status())),
             Request::Message { id } => self.message(id).await.map(Reply::Message),

@@ -13,7 +13,9 @@ use actix::Recipient;
 use parking_lot::Mutex;
 use restante_protocol::admin::PeerSettings;
 use restante_protocol::id::PeerId;
-use restante_protocol::shaper::{Amount, ClassId, Demand, Rates, Shaper};
+use restante_protocol::name::Name;
+use restante_protocol::registry::Class;
+use restante_protocol::shaper::{Amount, ClassId, Demand, Rates, Shaper, ShaperError};
 use restante_protocol::time::Time;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -21,8 +23,6 @@ use tokio::sync::Notify;
 
 /// Grants that are given out before others on this thread have their turn.
 const GRANTS_MAX: usize = 256;
-/// The class of peers that an operator has put into none.
-const NO_CLASS: ClassId = ClassId(0);
 
 /// See the module.
 pub struct Shaping {
@@ -36,6 +36,9 @@ pub struct Shaping {
 struct Room {
     shaper: Shaper,
     peers: HashMap<PeerId, Recipient<MaySend>>,
+    classes: HashMap<Name, ClassId>,
+    /// Classes that have been removed and have peers here which do not know it yet.
+    leaving: Vec<ClassId>,
     /// The peer that sends by its grant at the moment.
     sending: Option<PeerId>,
 }
@@ -46,14 +49,34 @@ impl Shaping {
     pub fn new(now: Time, node: &Rates) -> Shaping {
         let mut shaper = Shaper::new(now, &node.resolved());
         // There is room for a first class.
-        let _ = shaper.set_class(now, NO_CLASS, &Rates::default());
-        let room = Room { shaper, peers: HashMap::new(), sending: None };
+        let _ = shaper.set_class(now, ClassId::NONE, &Rates::default());
+        let (peers, classes) = (HashMap::new(), HashMap::new());
+        let room = Room { shaper, peers, classes, leaving: Vec::new(), sending: None };
         Shaping { is_node_limited: node.are_limits(), room: Mutex::new(room), asked: Notify::new() }
     }
 
     /// Whether a peer with these settings has to ask for leave.
     pub(crate) fn limits(&self, settings: &PeerSettings) -> bool {
-        self.is_node_limited || settings.rates.are_limits()
+        self.is_node_limited || settings.rates.are_limits() || settings.class.is_some()
+    }
+
+    /// Takes a class in, or the rates it has now.
+    pub(crate) fn set_class(&self, now: Time, class: &Class) {
+        let mut room = self.room.lock();
+        room.leaving.retain(|id| *id != class.id);
+        room.classes.insert(class.name.clone(), class.id);
+        // There are no more than there is room for: the registry sees to that.
+        let _ = room.shaper.set_class(now, class.id, &class.rates.resolved());
+        drop(room);
+        self.asked.notify_one();
+    }
+
+    /// Lets a class go once its last peer has: one that has been moved may not have been told yet.
+    pub(crate) fn remove_class(&self, name: &Name) {
+        let mut room = self.room.lock();
+        let id = room.classes.remove(name);
+        room.leaving.extend(id);
+        room.let_classes_go();
     }
 
     /// Takes a peer in, with its settings as they are now, or lets it go if nothing limits it.
@@ -69,8 +92,12 @@ impl Shaping {
         }
         let mut room = self.room.lock();
         room.peers.insert(id, peer);
+        // One that is gone again by now has been left by a change that the peer will be told of next.
+        let class = settings.class.as_ref().and_then(|class| room.classes.get(class)).copied();
+        let class = class.unwrap_or(ClassId::NONE);
         // The class is there.
-        let _ = room.shaper.set_peer(now, id, NO_CLASS, &settings.rates.resolved());
+        let _ = room.shaper.set_peer(now, id, class, &settings.rates.resolved());
+        room.let_classes_go();
         drop(room);
         self.asked.notify_one();
     }
@@ -80,6 +107,7 @@ impl Shaping {
         let mut room = self.room.lock();
         if room.peers.remove(&id).is_some() {
             room.shaper.remove_peer(now, id);
+            room.let_classes_go();
             drop(room);
             self.asked.notify_one();
         }
@@ -169,6 +197,13 @@ impl Shaping {
             }
         }
         Some(now)
+    }
+}
+
+impl Room {
+    fn let_classes_go(&mut self) {
+        let Room { shaper, leaving, .. } = self;
+        leaving.retain(|id| matches!(shaper.remove_class(*id), Err(ShaperError::ClassInUse(_))));
     }
 }
 
@@ -286,6 +321,37 @@ mod tests {
             // An unlimited one is not here any more.
             shaping.set(NOW, other, Somebody.start().recipient(), &PeerSettings::default());
             assert_eq!(shaping.grant(NOW), None);
+        });
+    }
+
+    #[test]
+    fn peers_of_a_class_share_its_rate_and_a_class_that_goes_is_left_first() {
+        with_a_peer(|shaping, peer| {
+            let class = |version, rates| {
+                let (id, name) = (ClassId(1), "bulk".parse().unwrap());
+                Class { id, name, version, rates }
+            };
+            shaping.set_class(NOW, &class(1, at_most(10)));
+            let settings =
+                PeerSettings { class: Some("bulk".parse().unwrap()), ..PeerSettings::default() };
+            assert!(shaping.limits(&settings), "whatever the rates of the class are now");
+            for id in [2, 3] {
+                shaping.set(NOW, PeerId(id), peer.clone(), &settings);
+                shaping.ask(NOW, PeerId(id), wants(1));
+            }
+            let next = Some(NOW + Duration::from_millis(100));
+            assert_eq!(shaping.grant(NOW), next, "one may, the other has to wait");
+            assert_eq!(shaping.ready_at(NOW, PeerId(3)), next);
+            shaping.set_class(NOW, &class(2, at_most(0)));
+            assert_eq!(shaping.grant(NOW), None, "nothing limits them any more");
+            assert!(shaping.ask(NOW, PeerId(3), wants(1)).is_some());
+            shaping.used(NOW, PeerId(3), wants(1).amount, Demand::default());
+            // The class goes; its peers learn of it one after the other.
+            shaping.remove_class(&"bulk".parse().unwrap());
+            shaping.set(NOW, PeerId(2), peer, &PeerSettings::default());
+            assert_eq!(shaping.room.lock().leaving, [ClassId(1)]);
+            shaping.set(NOW, PeerId(3), Somebody.start().recipient(), &settings);
+            assert_eq!(shaping.room.lock().leaving, []);
         });
     }
 

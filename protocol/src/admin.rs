@@ -1,4 +1,4 @@
-//! Peers as operators describe them, and the commands that change them and their groups.
+//! Peers as operators describe them, and the commands that change them, their groups and classes.
 
 pub mod bounds;
 
@@ -50,6 +50,8 @@ pub struct PeerSettings {
     pub quota_bytes: u64,
     /// How fast messages are delivered. Default: no guarantee and no limit.
     pub rates: Rates,
+    /// The class it is in; its rates are those of all its peers together. Default: none.
+    pub class: Option<Name>,
 }
 
 impl Default for PeerSettings {
@@ -65,6 +67,7 @@ impl Default for PeerSettings {
             quota_messages: 0,
             quota_bytes: 0,
             rates: Rates::default(),
+            class: None,
         }
     }
 }
@@ -86,7 +89,7 @@ impl PeerSettings {
         let mut words = Vec::new();
         macro_rules! compare {
             ($($field:ident),*) => {
-                let PeerSettings { $($field),*, rates: _ } = new;
+                let PeerSettings { $($field),*, rates: _, class: _ } = new;
                 $( if self.$field != *$field {
                     words.push(format!("{}={:?}", stringify!($field), $field));
                 } )*
@@ -104,6 +107,9 @@ impl PeerSettings {
             quota_bytes
         );
         self.rates.differences(&new.rates, &mut words);
+        if self.class != new.class {
+            words.push(format!("class={}", new.class.as_ref().map_or("", Name::as_str)));
+        }
         words
     }
 }
@@ -155,6 +161,19 @@ pub struct PeerPatch {
     /// See [`PeerSettings::rates`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rates: Option<Box<RatesPatch>>,
+    /// See [`PeerSettings::class`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class: Option<ClassChoice>,
+}
+
+/// Which class a peer is to be in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClassChoice {
+    /// None.
+    None,
+    /// This one, which has to be there.
+    Of(Name),
 }
 
 /// What becomes of the messages that wait for a peer when it is removed.
@@ -297,10 +316,48 @@ pub enum AdminCommand {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         if_version: Option<u64>,
     },
+    /// A new class.
+    ClassAdd {
+        /// Its name, which no class has.
+        name: Name,
+        /// How fast messages to its peers may go, all together.
+        #[serde(default, skip_serializing_if = "RatesPatch::is_empty")]
+        rates: RatesPatch,
+    },
+    /// Change the rates of a class. They hold at once.
+    ClassSet {
+        /// Which.
+        name: Name,
+        /// Only if this is its version.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        if_version: Option<u64>,
+        /// What changes.
+        #[serde(default, skip_serializing_if = "RatesPatch::is_empty")]
+        rates: RatesPatch,
+    },
+    /// Forget a class; refused while peers are in it.
+    ClassRemove {
+        /// Which.
+        name: Name,
+        /// Only if this is its version.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        if_version: Option<u64>,
+    },
+}
+
+/// What a command is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum About {
+    /// A peer.
+    Peer,
+    /// A group.
+    Group,
+    /// A class.
+    Class,
 }
 
 impl AdminCommand {
-    /// The peer or group it is about, as it was named.
+    /// The peer, group or class it is about, as it was named.
     #[must_use]
     pub fn subject(&self) -> &str {
         match self {
@@ -312,29 +369,43 @@ impl AdminCommand {
             | AdminCommand::PeerRemove { name, .. }
             | AdminCommand::GroupAdd { name, .. }
             | AdminCommand::GroupSet { name, .. }
-            | AdminCommand::GroupRemove { name, .. } => name.as_str(),
+            | AdminCommand::GroupRemove { name, .. }
+            | AdminCommand::ClassAdd { name, .. }
+            | AdminCommand::ClassSet { name, .. }
+            | AdminCommand::ClassRemove { name, .. } => name.as_str(),
             AdminCommand::PeerReplay { name, .. }
             | AdminCommand::PeerPurge { name, .. }
             | AdminCommand::PeerCancel { name } => name,
         }
     }
 
-    /// Whether it is about a group.
+    /// What the name it has is of.
     #[must_use]
-    pub const fn is_about_group(&self) -> bool {
-        matches!(
-            self,
+    pub const fn about(&self) -> About {
+        match self {
+            AdminCommand::PeerAdd { .. }
+            | AdminCommand::PeerSet { .. }
+            | AdminCommand::PeerPause { .. }
+            | AdminCommand::PeerDrain { .. }
+            | AdminCommand::PeerResume { .. }
+            | AdminCommand::PeerRemove { .. }
+            | AdminCommand::PeerReplay { .. }
+            | AdminCommand::PeerPurge { .. }
+            | AdminCommand::PeerCancel { .. } => About::Peer,
             AdminCommand::GroupAdd { .. }
-                | AdminCommand::GroupSet { .. }
-                | AdminCommand::GroupRemove { .. }
-        )
+            | AdminCommand::GroupSet { .. }
+            | AdminCommand::GroupRemove { .. } => About::Group,
+            AdminCommand::ClassAdd { .. }
+            | AdminCommand::ClassSet { .. }
+            | AdminCommand::ClassRemove { .. } => About::Class,
+        }
     }
 }
 
 /// What an admin command came to. It is on disk when this is sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdminDone {
-    /// The peer, or the group.
+    /// The peer, or the group; 0 for a class.
     pub id: PeerId,
     /// Its version now.
     pub version: u64,

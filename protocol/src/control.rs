@@ -10,7 +10,8 @@ use crate::job::JobStatus;
 use crate::name::Name;
 use crate::refusal::Refusal;
 use crate::status::{
-    BackupDone, GroupInfo, GroupStatus, MessageStatus, NodeStatus, PeerInfo, PeerStatus,
+    BackupDone, ClassStatus, GroupInfo, GroupStatus, MessageStatus, NodeStatus, PeerInfo,
+    PeerStatus,
 };
 use crate::stored::{Filter, Lane, MessagePage};
 use serde::{Deserialize, Serialize};
@@ -177,6 +178,8 @@ pub enum Request {
         /// Its name.
         name: Name,
     },
+    /// The classes, all of them.
+    Classes,
     /// The node itself.
     Node,
     /// What has become of a message.
@@ -278,6 +281,8 @@ pub enum Reply {
     Groups(GroupPage),
     /// To `Group`.
     Group(Box<GroupInfo>),
+    /// To `Classes`: in order of their names, at most [`crate::registry::CLASSES_MAX`].
+    Classes(Vec<ClassStatus>),
     /// To `Node`.
     Node(NodeStatus),
     /// To `Message`.

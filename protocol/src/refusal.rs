@@ -88,9 +88,9 @@ refusals! {
     BadUrl = 31, "bad_url", "use tcp://HOST:PORT or attach:";
     /// A setting outside its bounds.
     BadSetting = 32, "bad_setting", "see restante peer add --help for the bounds";
-    /// A peer or a group of this name exists.
-    NameTaken = 33, "name_taken", "choose another name, or change what has it: restante peer set or group set";
-    /// The version given is not the present one of the peer or group.
+    /// A peer or a group of this name exists, or a class for a class.
+    NameTaken = 33, "name_taken", "choose another name, or change what has it: restante peer set, group set or class set";
+    /// The version given is not the present one of the peer, group or class.
     VersionConflict = 34, "version_conflict", "read it again and repeat the change";
     /// The peer has messages waiting and the command does not say what becomes of them.
     MessagesWaiting = 35, "messages_waiting", "say --park, --purge or --hand-to NAME";
@@ -114,6 +114,8 @@ refusals! {
     IsGroup = 44, "is_group", "name the group's members: restante group info NAME";
     /// The peer takes nothing new until an operator says so; what waits for it is delivered.
     Draining = 45, "draining", "publish to another peer, or resume it: restante peer resume NAME";
+    /// The class still has peers.
+    ClassInUse = 46, "class_in_use", "put its peers into another class first: restante peer set NAME --class";
     /// The principal may not do this.
     NotAllowed = 50, "not_allowed", "log in with a key that has the role";
     /// A defect in the node; the message is safe, the answer is not to be had.

@@ -1,4 +1,4 @@
-//! The peers of a node and its groups: a state machine of commands, events and nothing else.
+//! The peers of a node, their groups and classes: a state machine of commands, events and nothing else.
 //!
 //! ```text
 //! command ─check─► event ─journal─► durable ─apply─► the peers ─► answer
@@ -16,10 +16,12 @@
 //! finds undone it goes on with. It is forgotten, by an event again, once nothing stored speaks of it.
 //! A peer added under an old name is a new peer.
 
+mod classes;
 mod groups;
 mod jobs;
 mod removed;
 
+pub use classes::{CLASSES_MAX, Class};
 pub use groups::{GROUPS_MAX, Group, MEMBERSHIPS_MAX};
 pub use jobs::JOBS_MAX;
 pub use removed::{Destination, Disposition, Removed};
@@ -104,6 +106,17 @@ pub enum AdminEvent {
         /// Its last version.
         version: u64,
     },
+    /// A class is new.
+    ClassAdded(Class),
+    /// A class is as this record says: its rates and version.
+    ClassChanged(Class),
+    /// A class is gone.
+    ClassRemoved {
+        /// Which.
+        name: Name,
+        /// Its last version.
+        version: u64,
+    },
     /// A job over a peer's messages has begun.
     JobBegun(Job),
     /// A job has come so far.
@@ -149,6 +162,8 @@ pub struct Registry {
     by_name: BTreeMap<Name, PeerId>,
     /// The same of groups.
     groups: groups::Index,
+    /// How many of the peers are in each class.
+    class_counts: classes::Counts,
 }
 
 /// The part of a registry that a checkpoint holds.
@@ -160,6 +175,7 @@ struct Snapshot {
     removed: BTreeMap<PeerId, Removed>,
     jobs: jobs::Jobs,
     groups: groups::Groups,
+    classes: classes::Classes,
 }
 
 impl Default for Registry {
@@ -178,6 +194,7 @@ impl Registry {
             durable: Snapshot::default(),
             by_name: BTreeMap::new(),
             groups: groups::Index::default(),
+            class_counts: classes::Counts::default(),
         }
     }
 
@@ -217,6 +234,7 @@ impl Registry {
                 };
                 check_url(&changed.url)?;
                 changed.settings.check()?;
+                self.check_class_of(changed.settings.class.as_ref())?;
                 Ok(AdminEvent::PeerChanged(changed))
             }
             AdminCommand::PeerPause { name, if_version } => {
@@ -253,6 +271,13 @@ impl Registry {
             AdminCommand::GroupRemove { name, if_version } => {
                 self.check_group_remove(name, *if_version)
             }
+            AdminCommand::ClassAdd { name, rates } => self.check_class_add(name, rates),
+            AdminCommand::ClassSet { name, if_version, rates } => {
+                self.check_class_set(name, *if_version, rates)
+            }
+            AdminCommand::ClassRemove { name, if_version } => {
+                self.check_class_remove(name, *if_version)
+            }
         }
     }
 
@@ -275,6 +300,7 @@ impl Registry {
         check_url(url)?;
         let settings = settings.applied_to(&self.defaults);
         settings.check()?;
+        self.check_class_of(settings.class.as_ref())?;
         let (name, url) = (name.clone(), url.clone());
         let (version, paused, draining) = (1, false, false);
         let peer = Peer { id, name, version, paused, draining, url, settings };
@@ -339,6 +365,11 @@ impl Registry {
     /// the same state that cannot happen; in a replay it means that the journal is not this node's.
     pub fn apply(&mut self, event: &AdminEvent) -> Result<AdminDone, StateError> {
         let out_of_order = |id: PeerId| StateError::OutOfOrder { what: "peer", id: id.0 };
+        if let AdminEvent::PeerAdded(peer) | AdminEvent::PeerChanged(peer) = event
+            && !self.has_class_of(peer)
+        {
+            return Err(out_of_order(peer.id));
+        }
         let state = &mut self.durable;
         let (id, version) = match event {
             AdminEvent::PeerAdded(peer) => {
@@ -350,6 +381,7 @@ impl Registry {
                 let state = &mut self.durable;
                 state.last_id = peer.id.0;
                 self.by_name.insert(peer.name.clone(), peer.id);
+                self.class_counts.enter(peer);
                 state.peers.insert(peer.id, peer.clone());
                 (peer.id, peer.version)
             }
@@ -359,12 +391,15 @@ impl Registry {
                     .get_mut(&changed.id)
                     .filter(|peer| peer.name == changed.name && peer.version < changed.version)
                     .ok_or_else(|| out_of_order(changed.id))?;
+                self.class_counts.leave(peer);
+                self.class_counts.enter(changed);
                 peer.clone_from(changed);
                 (changed.id, changed.version)
             }
             AdminEvent::PeerRemoved { id, version, disposition, at, by } => {
                 let mut peer = state.peers.remove(id).ok_or_else(|| out_of_order(*id))?;
                 self.by_name.remove(&peer.name);
+                self.class_counts.leave(&peer);
                 peer.version = *version;
                 state.jobs.drop_peer(*id);
                 let (disposition, at, by) = (*disposition, *at, by.clone());
@@ -389,6 +424,11 @@ impl Registry {
             AdminEvent::GroupChanged(group) => return self.apply_group_changed(group),
             AdminEvent::GroupRemoved { id, version } => {
                 return self.apply_group_removed(*id, *version);
+            }
+            AdminEvent::ClassAdded(class) => return self.apply_class_added(class),
+            AdminEvent::ClassChanged(class) => return self.apply_class_changed(class),
+            AdminEvent::ClassRemoved { name, version } => {
+                return self.apply_class_removed(name, *version);
             }
             AdminEvent::JobBegun(job) => return state.jobs.begin(job),
             AdminEvent::JobNoted { number, messages, copies } => {
@@ -483,6 +523,7 @@ impl Registry {
         }
         let mut registry = Registry { durable, by_name, ..Registry::new(peers_max) };
         registry.index_groups()?;
+        registry.count_classes()?;
         Ok(registry)
     }
 }

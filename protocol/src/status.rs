@@ -4,6 +4,7 @@
 use crate::admin::{PeerSettings, PeerUrl};
 use crate::id::{MessageId, PeerId};
 use crate::name::Name;
+use crate::shaper::Rates;
 use crate::time::WallMillis;
 use serde::{Deserialize, Serialize};
 
@@ -223,6 +224,19 @@ pub struct GroupInfo {
     pub version: u64,
     /// The peers in it, in the order they were added to the node.
     pub members: Vec<Name>,
+}
+
+/// A class at a glance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClassStatus {
+    /// Its name.
+    pub name: Name,
+    /// Its version.
+    pub version: u64,
+    /// How many peers are in it.
+    pub peers: u64,
+    /// How fast messages to its peers may go, all together.
+    pub rates: Rates,
 }
 
 /// The node at a glance.

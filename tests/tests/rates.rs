@@ -120,6 +120,57 @@ async fn an_actor_that_crashes_as_it_sends_is_held_to_the_rate_all_the_same() {
 }
 
 #[tokio::test]
+async fn peers_of_a_class_share_its_rate_until_it_is_changed() {
+    let scene = scene!("rate-of-a-class");
+    let mut node = scene.node().start().await;
+    let cli = node.cli();
+    cli.run(&["peer", "add", "a", "attach:", "--class", "bulk"])
+        .failed(6, &["not_found", "'bulk'"]);
+    cli.ok(&["class", "add", "bulk", "--ceil", "1/s"]);
+    cli.ok(&["peer", "add", "a", "attach:", "--class", "bulk"]);
+    for peer in ["b", "other"] {
+        cli.ok(&["peer", "add", peer, "attach:"]);
+    }
+    cli.ok(&["peer", "set", "b", "--class", "bulk"]);
+    cli.run(&["class", "rm", "bulk"]).failed(5, &["class_in_use", "2 peers"]);
+    cli.run(&["class", "set", "bulk"]).failed(2, &["expected something to change"]);
+    let told = node.events("admin_refused");
+    assert_eq!(told.last().expect("a refusal")["class"], "bulk");
+    let ids = publish(&node, &["a", "b", "other"], numbers()).await;
+
+    node.kill();
+    node.restart().await;
+    let listed = cli.run(&["class", "ls"]).json();
+    assert_eq!(
+        (&listed[0]["peers"], &listed[0]["rates"]["messages"]["ceil"]),
+        (&json!(2), &json!(1))
+    );
+    let begun = Instant::now();
+    let (a, b) = (Inbox::attach(node.addr(), "a").await, Inbox::attach(node.addr(), "b").await);
+    let other = Inbox::attach(node.addr(), "other").await;
+    other.has(MESSAGES, LIMIT).await;
+    a.has(1, LIMIT).await;
+    b.has(1, LIMIT).await;
+    for peer in ["a", "b"] {
+        waits_for_rate(&cli, ids[MESSAGES - 1], peer).await;
+    }
+    assert!(within_rate(a.count() + b.count(), begun));
+
+    cli.ok(&["peer", "set", "a", "--no-class"]);
+    a.has(MESSAGES, LIMIT).await;
+    waits_for_rate(&cli, ids[MESSAGES - 1], "b").await;
+    cli.ok(&["class", "set", "bulk", "--ceil", "0"]);
+    b.has(MESSAGES, LIMIT).await;
+    for inbox in [&a, &b] {
+        assert!(inbox.texts() == numbers().collect::<Vec<_>>(), "everything, in order");
+    }
+    assert_eq!(node.events("class_changed")[0]["changed"], "ceil_messages=0");
+    cli.ok(&["peer", "set", "b", "--no-class"]);
+    cli.ok(&["class", "rm", "bulk", "--if-version", "2"]);
+    assert!(cli.run(&["class", "ls"]).json().is_empty());
+}
+
+#[tokio::test]
 async fn a_node_that_is_limited_shares_what_it_may_send_among_its_peers() {
     let scene = scene!("rate-of-a-node");
     let node = scene.node().set("messages_per_second", 1).start().await;

@@ -71,6 +71,7 @@ pub(super) static MEANINGS: &[(&str, &str)] = &[
     ("by", "who asked: agent and address of the connection"),
     ("bytes", "bytes on disk"),
     ("changed", "what an operator changed, as key=value; of a group who came (+) and went (-)"),
+    ("class", "name of a class of peers"),
     ("clean", "whether the journal had been closed in order"),
     ("code", "the stable word of a refusal; PROTOCOL.md lists them"),
     ("command", "which admin command"),
@@ -134,7 +135,7 @@ pub(super) static MEANINGS: &[(&str, &str)] = &[
     ("variable", "an environment variable"),
     (
         "version",
-        "of the record of a peer or group, counted up by each change; of node_starting, the software's",
+        "of the record of a peer, group or class, counted up by each change; of node_starting, the software's",
     ),
     ("waiting", "messages accepted and not yet done, in flight included"),
 ];

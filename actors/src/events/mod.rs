@@ -246,7 +246,7 @@ events! {
     WARN handover_cut_short(peer: &str, messages: u64);
 
     "A change by an operator was refused; nothing has changed." => "As the reason says."
-    WARN admin_refused(command: &str, peer: Option<&str>, group: Option<&str>, code: Code, reason: &str, by: &str, suppressed: Suppressed);
+    WARN admin_refused(command: &str, peer: Option<&str>, group: Option<&str>, class: Option<&str>, code: Code, reason: &str, by: &str, suppressed: Suppressed);
 
     // Groups.
 
@@ -259,6 +259,17 @@ events! {
 
     "A group is gone; its members and what waits for them stay." => "Publish to its members, or to another group."
     INFO group_removed(group: &str, version: u64, by: &str);
+
+    // Classes.
+
+    "A class of peers exists from now on; its rates are as `changed` says." => "Put peers into it: peer set --class."
+    INFO class_added(class: &str, version: u64, changed: &str, by: &str);
+
+    "The rates of a class have changed, as `changed` says; they hold at once for all its peers together." => "Nothing."
+    INFO class_changed(class: &str, version: u64, changed: &str, by: &str);
+
+    "A class is gone; it had no peers." => "Nothing."
+    INFO class_removed(class: &str, version: u64, by: &str);
 
     // Peers as they behave.
 

@@ -9,13 +9,13 @@ use crate::events;
 use crate::peer::{Reconfigure, Retire};
 use crate::router::Administer;
 use actix::prelude::*;
-use restante_protocol::admin::{AdminCommand, AdminDone};
+use restante_protocol::admin::{About, AdminCommand, AdminDone};
 use restante_protocol::id::PeerId;
 use restante_protocol::job::Job;
 use restante_protocol::limits::PEER_PAGE_MAX;
 use restante_protocol::refusal::Refusal;
 use restante_protocol::registry::{
-    AdminEvent, Disposition, Found, Peer as PeerRecord, Registry, Removed,
+    AdminEvent, Class, Disposition, Found, Peer as PeerRecord, Registry, Removed,
 };
 use restante_protocol::state::StateEvent;
 use restante_protocol::status::Taking;
@@ -54,9 +54,10 @@ impl Router {
         let admitted = self.limiter.admit(subject, "admin_refused", clock::now());
         if let Some(suppressed) = admitted {
             let (verb, by) = (verb(&ask.command), &ask.by);
-            let is_group = ask.command.is_about_group();
-            let (peer, group) = if is_group { (None, Some(name)) } else { (Some(name), None) };
-            events::admin_refused(verb, peer, group, why.code, &why.detail, by, suppressed);
+            let about = ask.command.about();
+            let [peer, group, class] = [About::Peer, About::Group, About::Class]
+                .map(|what| Some(name).filter(|_| what == about));
+            events::admin_refused(verb, peer, group, class, why.code, &why.detail, by, suppressed);
         }
     }
 
@@ -79,6 +80,7 @@ impl Router {
         let Subject { id, version, job } = self.subject(&event);
         let before = self.state.registry.get(id).cloned();
         let group_before = self.state.registry.group(id).cloned();
+        let class_before = self.class_of(&event).cloned();
         let as_it_is = match &event {
             AdminEvent::PeerChanged(now) => {
                 before.as_ref().filter(|before| now.is_as(before)).map(|before| before.version)
@@ -86,6 +88,10 @@ impl Router {
             AdminEvent::GroupChanged(now) => {
                 let before = group_before.as_ref();
                 before.filter(|before| now.members == before.members).map(|before| before.version)
+            }
+            AdminEvent::ClassChanged(now) => {
+                let before = class_before.as_ref();
+                before.filter(|before| now.rates == before.rates).map(|before| before.version)
             }
             _ => None,
         };
@@ -109,13 +115,15 @@ impl Router {
         }
         let done = AdminDone { id, version, messages: waiting, job };
         let by = by.to_owned();
-        let effect = AdminEffect { event, before, group_before, groups, by, waiting, ended };
+        let effect =
+            AdminEffect { event, before, group_before, class_before, groups, by, waiting, ended };
         Ok((done, Some(effect)))
     }
 
     /// The change is durable: let the node follow it.
     pub(super) fn take_effect(&mut self, effect: AdminEffect, ctx: &mut Context<Self>) {
-        let AdminEffect { event, before, group_before, groups, by, waiting, ended } = effect;
+        let AdminEffect { event, before, group_before, class_before, groups, by, waiting, ended } =
+            effect;
         for job in &ended {
             let why = match &event {
                 AdminEvent::PeerRemoved { id, .. } => {
@@ -154,6 +162,13 @@ impl Router {
                 if let Some(group) = group_before {
                     events::group_removed(group.name.as_str(), version, &by);
                 }
+            }
+            AdminEvent::ClassAdded(class) => self.class_added(&class, &by),
+            AdminEvent::ClassChanged(class) => {
+                self.class_changed(class_before.as_ref(), &class, &by);
+            }
+            AdminEvent::ClassRemoved { version, .. } => {
+                self.class_removed(class_before.as_ref(), version, &by);
             }
             AdminEvent::JobBegun(job) => self.begin_job(job.number, ctx),
             AdminEvent::DispositionDone { .. }
@@ -308,6 +323,15 @@ impl Router {
         }
     }
 
+    /// The class that a change is about, as it is before it.
+    fn class_of(&self, event: &AdminEvent) -> Option<&Class> {
+        match event {
+            AdminEvent::ClassChanged(Class { name, .. })
+            | AdminEvent::ClassRemoved { name, .. } => self.state.registry.class(name),
+            _ => None,
+        }
+    }
+
     fn subject(&self, event: &AdminEvent) -> Subject {
         let registry = &self.state.registry;
         let of = |id: PeerId, job: Option<u64>| {
@@ -325,6 +349,11 @@ impl Router {
             }
             AdminEvent::GroupAdded(group) | AdminEvent::GroupChanged(group) => {
                 Subject { id: group.id, version: group.version, job: None }
+            }
+            AdminEvent::ClassAdded(Class { version, .. })
+            | AdminEvent::ClassChanged(Class { version, .. })
+            | AdminEvent::ClassRemoved { version, .. } => {
+                Subject { id: PeerId::NONE, version: *version, job: None }
             }
             AdminEvent::DispositionDone { id } | AdminEvent::PeerForgotten { id } => of(*id, None),
             AdminEvent::JobBegun(job) => of(job.peer, Some(job.number)),
@@ -349,6 +378,9 @@ fn verb(command: &AdminCommand) -> &'static str {
         AdminCommand::GroupAdd { .. } => "group add",
         AdminCommand::GroupSet { .. } => "group set",
         AdminCommand::GroupRemove { .. } => "group rm",
+        AdminCommand::ClassAdd { .. } => "class add",
+        AdminCommand::ClassSet { .. } => "class set",
+        AdminCommand::ClassRemove { .. } => "class rm",
     }
 }
 

@@ -12,7 +12,7 @@ use restante_protocol::job::JobStatus;
 use restante_protocol::limits::{GROUP_PAGE_MAX, PEER_PAGE_MAX};
 use restante_protocol::name::Name;
 use restante_protocol::refusal::Refusal;
-use restante_protocol::status::{GroupInfo, Taking};
+use restante_protocol::status::{ClassStatus, GroupInfo, Taking};
 use restante_protocol::time::WallMillis;
 
 /// All publishes of one read of a connection.
@@ -165,6 +165,11 @@ pub struct PeerRecords {
 #[derive(Message)]
 #[rtype(result = "Option<GroupInfo>")]
 pub struct FindGroup(pub Name);
+
+/// Asks for all classes, by name.
+#[derive(Message)]
+#[rtype(result = "Vec<ClassStatus>")]
+pub struct AllClasses;
 
 /// Asks for the groups behind this name, in order, at most [`GROUP_PAGE_MAX`].
 #[derive(Message)]

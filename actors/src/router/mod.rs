@@ -17,6 +17,7 @@
 mod administer;
 mod batch;
 mod calls;
+mod classes;
 mod commit;
 mod disposal;
 mod drain;
@@ -43,7 +44,7 @@ use restante_protocol::id::PeerId;
 use restante_protocol::job::Job;
 use restante_protocol::producers::SessionError;
 use restante_protocol::refusal::{Code, Refusal};
-use restante_protocol::registry::{AdminEvent, Group, Peer as PeerRecord};
+use restante_protocol::registry::{AdminEvent, Class, Group, Peer as PeerRecord};
 use restante_protocol::state::{Applied, NodeState, StateEvent};
 use restante_protocol::time::Time;
 use slots::{Slot, Slots};
@@ -118,6 +119,8 @@ struct AdminEffect {
     before: Option<PeerRecord>,
     /// The same of a group.
     group_before: Option<Group>,
+    /// The same of a class.
+    class_before: Option<Class>,
     /// How many groups a removed peer was in.
     groups: u64,
     by: String,
@@ -228,6 +231,9 @@ impl Actor for Router {
         ctx.set_mailbox_capacity(MAILBOX_CAPACITY);
         if let Some(mut completions) = self.completions.take() {
             ctx.add_stream(futures_util::stream::poll_fn(move |cx| completions.poll_recv(cx)));
+        }
+        for (class, _) in self.state.registry.classes() {
+            self.shared.shaping.set_class(clock::now(), class);
         }
         let records: Vec<PeerRecord> = self.state.registry.peers().cloned().collect();
         for record in &records {

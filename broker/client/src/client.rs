@@ -21,7 +21,7 @@ use restante_protocol::id::{MessageId, ProducerId};
 use restante_protocol::message::{Body, decode_headers};
 use restante_protocol::name::Name;
 use restante_protocol::status::{
-    GroupInfo, GroupStatus, MessageStatus, NodeStatus, PeerInfo, PeerStatus,
+    ClassStatus, GroupInfo, GroupStatus, MessageStatus, NodeStatus, PeerInfo, PeerStatus,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -340,6 +340,17 @@ impl Client {
             if all.last().map(|group| &group.name) <= after.as_ref() {
                 return Err(RequestError::WrongReply);
             }
+        }
+    }
+
+    /// All classes, by name.
+    ///
+    /// # Errors
+    /// See [`Client::request`].
+    pub async fn classes(&self) -> Result<Vec<ClassStatus>, RequestError> {
+        match self.request(Request::Classes).await? {
+            Reply::Classes(classes) => Ok(classes),
+            _ => Err(RequestError::WrongReply),
         }
     }
 

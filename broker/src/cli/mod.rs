@@ -7,6 +7,7 @@ mod backup;
 mod bench;
 mod call;
 mod child;
+mod class;
 mod config;
 mod delivery;
 mod demo;
@@ -89,6 +90,9 @@ enum Verb {
     /// See and change groups: names for sets of receivers
     #[command(subcommand)]
     Group(group::Verb),
+    /// See and change classes: names for rates that several receivers share
+    #[command(subcommand)]
+    Class(class::Verb),
     /// See what has become of a message
     #[command(subcommand)]
     Message(message::Verb),
@@ -138,6 +142,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Verb::Call(args) => call::run(args, target, output),
         Verb::Peer(verb) => peer::run(verb, target, output),
         Verb::Group(verb) => group::run(verb, target, output),
+        Verb::Class(verb) => class::run(verb, target, output),
         Verb::Message(verb) => message::run(verb, target, output),
         Verb::Status => status::run(target, output),
         Verb::Watch(args) => watch::run(&args, target, output),

@@ -9,7 +9,7 @@ use super::stored::{self, Chosen, Most, Pages};
 use super::values::{self, MillisList};
 use super::{Exit, Failure};
 use restante_client::Client;
-use restante_protocol::admin::{AdminCommand, Order, PeerPatch, PeerUrl, Waiting};
+use restante_protocol::admin::{AdminCommand, ClassChoice, Order, PeerPatch, PeerUrl, Waiting};
 use restante_protocol::name::Name;
 use restante_protocol::shaper::RatesPatch;
 use restante_protocol::status::{PeerInfo, Taking};
@@ -186,6 +186,12 @@ pub(super) struct Settings {
     quota_bytes: Option<u64>,
     #[command(flatten)]
     rates: RateArgs,
+    /// The class it is in, which has to be there; see restante class
+    #[arg(long, value_name = "CLASS", conflicts_with = "no_class")]
+    class: Option<Name>,
+    /// It is in no class
+    #[arg(long)]
+    no_class: bool,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -239,6 +245,10 @@ impl From<Settings> for PeerPatch {
             rates: Some(RatesPatch::from(settings.rates))
                 .filter(|rates| !rates.is_empty())
                 .map(Box::new),
+            class: match settings.class {
+                Some(class) => Some(ClassChoice::Of(class)),
+                None => settings.no_class.then_some(ClassChoice::None),
+            },
         }
     }
 }
@@ -319,10 +329,13 @@ async fn change(client: &Client, command: AdminCommand, output: Output) -> Resul
         AdminCommand::PeerReplay { .. }
         | AdminCommand::PeerPurge { .. }
         | AdminCommand::PeerCancel { .. } => "is worked on no more",
-        // `group` says these itself.
+        // `group` and `class` say these themselves.
         AdminCommand::GroupAdd { .. }
         | AdminCommand::GroupSet { .. }
-        | AdminCommand::GroupRemove { .. } => "changed",
+        | AdminCommand::GroupRemove { .. }
+        | AdminCommand::ClassAdd { .. }
+        | AdminCommand::ClassSet { .. }
+        | AdminCommand::ClassRemove { .. } => "changed",
     };
     let name = command.subject().to_owned();
     let done = client.admin(command).await?;

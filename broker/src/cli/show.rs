@@ -94,7 +94,9 @@ fn stall(stall: Stall) -> &'static str {
         Stall::Window => "the window is full: as much is in flight as may be",
         Stall::Ramp => "few at a time, until the receiver has kept up for a while",
         Stall::Suspect => "a message that may have crashed the receiver is tried alone",
-        Stall::Rate => "as many have left lately as its rate allows, or that of the node",
+        Stall::Rate => {
+            "as many have left lately as its rate allows, or that of its class or of the node"
+        }
         Stall::Journal => "being read from the journal",
         Stall::Keys => "an earlier message of the same key goes first",
         Stall::Refusals => "refused, and waits for its next try",

@@ -237,7 +237,7 @@ impl Connection {
         }
         for heard in std::mem::take(&mut self.intake.controls) {
             match heard {
-                Heard::Control(control) => self.control(control)?,
+                Heard::Control(control) => self.control(*control)?,
                 Heard::Unreadable { id, why } => self.requests.answer(id, Err(why)),
             }
         }

@@ -46,7 +46,7 @@ pub(super) struct Intake {
 /// What has to be answered or decided.
 #[derive(Debug, PartialEq)]
 pub(super) enum Heard {
-    Control(Control),
+    Control(Box<Control>),
     /// A request with a value that cannot be, such as a bad name, and what is wrong with it.
     Unreadable {
         id: u64,
@@ -202,7 +202,7 @@ impl Intake {
                         let receiver = directory.receiver(name.as_str());
                         self.aliases.declare(alias, name, receiver);
                     }
-                    Ok(control) => self.controls.push(Heard::Control(control)),
+                    Ok(control) => self.controls.push(Heard::Control(Box::new(control))),
                     Err(error) => {
                         // A request that cannot be read, but can be told from others, is answered.
                         let why = error.refusal();

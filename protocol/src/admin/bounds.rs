@@ -1,6 +1,6 @@
 //! The bounds of every setting of a peer, and the check against them.
 
-use super::{PeerPatch, PeerSettings};
+use super::{ClassChoice, PeerPatch, PeerSettings};
 use crate::refusal::{Code, Refusal};
 use core::fmt::Display;
 use core::ops::RangeInclusive;
@@ -74,6 +74,11 @@ impl PeerPatch {
             rates: match &self.rates {
                 None => settings.rates,
                 Some(patch) => patch.applied_to(&settings.rates),
+            },
+            class: match &self.class {
+                None => settings.class.clone(),
+                Some(ClassChoice::None) => None,
+                Some(ClassChoice::Of(name)) => Some(name.clone()),
             },
         }
     }

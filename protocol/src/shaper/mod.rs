@@ -49,14 +49,21 @@ use crate::id::PeerId;
 use crate::time::Time;
 use foldhash::{HashMap, HashMapExt};
 use meter::{Guarantee, Meter, Turn};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 /// Most classes of a node.
 pub const CLASSES_MAX: usize = 256;
 
 /// Names a class of the shaper.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct ClassId(pub u16);
+
+impl ClassId {
+    /// The class of peers that are in none.
+    pub const NONE: ClassId = ClassId(0);
+}
 
 /// What a peer has at hand that it would send now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -14,7 +14,11 @@ use restante_protocol::limits::{
 };
 use restante_protocol::name::Name;
 use restante_protocol::refusal::{Code, Refusal};
-use restante_protocol::status::{GroupInfo, GroupStatus, Health, PeerStatus, Stall, Taking};
+use restante_protocol::registry::CLASSES_MAX;
+use restante_protocol::shaper::{Rate, Rates};
+use restante_protocol::status::{
+    ClassStatus, GroupInfo, GroupStatus, Health, PeerStatus, Stall, Taking,
+};
 use restante_protocol::stored::{MessagePage, Parking, StoredMessage};
 use restante_protocol::time::WallMillis;
 
@@ -76,6 +80,19 @@ fn a_page_of_groups_and_a_whole_group_fit_a_frame_however_long_their_names() {
         let answer = Control::Response { id: u64::MAX, result: Ok(reply) };
         assert!(body(&answer).len() < CONTROL_BYTES_MAX);
     }
+}
+
+#[test]
+fn all_classes_there_may_be_fit_a_frame_however_long_their_names() {
+    let most = Rate { rate: u64::MAX, ceil: u64::MAX, burst: u64::MAX };
+    let class = ClassStatus {
+        name: "n".repeat(NAME_BYTES_MAX).parse().unwrap(),
+        version: u64::MAX,
+        peers: u64::MAX,
+        rates: Rates { messages: most, bytes: most },
+    };
+    let all = Ok(Reply::Classes(vec![class; CLASSES_MAX]));
+    assert!(body(&Control::Response { id: u64::MAX, result: all }).len() < CONTROL_BYTES_MAX);
 }
 
 #[test]

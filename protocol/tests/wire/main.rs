@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod arbitrary;
+mod classes;
 mod control;
 mod describe;
 mod document;

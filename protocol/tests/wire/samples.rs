@@ -1,9 +1,10 @@
 //! One example of everything that is said, by name. Names are those of `vectors/frames.txt`.
 
+use crate::classes;
 use bytes::BytesMut;
 use core::num::NonZeroU64;
 use restante_protocol::admin::{
-    AdminCommand, AdminDone, Order, PeerPatch, PeerSettings, PeerUrl, Waiting,
+    AdminCommand, AdminDone, ClassChoice, Order, PeerPatch, PeerSettings, PeerUrl, Waiting,
 };
 use restante_protocol::codec::{put_control, put_frame};
 use restante_protocol::control::{
@@ -48,7 +49,7 @@ pub(crate) fn id(number: u64) -> MessageId {
     MessageId::new(1_764_000_000_000, NodeTag(0xa11c), 0, number)
 }
 
-fn name(text: &str) -> Name {
+pub(crate) fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
 
@@ -184,9 +185,9 @@ fn reply(kind: ReplyKind, value: &[u8]) -> Frame<'_> {
 /// Every control frame, every request, every reply and every event, by name.
 pub(crate) fn controls() -> Vec<(&'static str, Control)> {
     let mut controls = conversation();
-    let requests = requests().into_iter().zip(1..);
+    let requests = requests().into_iter().chain(classes::requests()).zip(1..);
     controls.extend(requests.map(|((name, request), id)| (name, Control::Request { id, request })));
-    let replies = replies().into_iter().zip(1..);
+    let replies = replies().into_iter().chain(classes::replies()).zip(1..);
     controls.extend(
         replies.map(|((name, reply), id)| (name, Control::Response { id, result: Ok(reply) })),
     );
@@ -272,6 +273,7 @@ fn requests() -> Vec<(&'static str, Request)> {
             messages: RatePatch { rate: Some(10), ceil: Some(100), burst: Some(20) },
             bytes: RatePatch { rate: Some(0), ceil: Some(1 << 20), burst: Some(0) },
         })),
+        class: Some(ClassChoice::Of(name("bulk"))),
     };
     let tcp: PeerUrl = "tcp://[::1]:7000".parse().unwrap();
     let remove =
