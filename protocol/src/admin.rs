@@ -31,6 +31,10 @@ pub enum PeerUrl {
 pub struct PeerSettings {
     /// Most messages in flight. 1 to 65,536; default 2,048.
     pub window_messages: u32,
+    /// How few messages may be in flight where answers come late: each round of late ones halves the window
+    /// down to this, and answers open it again. 0 to 65,536, not above `window_messages`; default 0: the
+    /// window stays as it is.
+    pub window_messages_min: u32,
     /// Most bytes in flight. 64 KiB to 256 MiB; default 4 MiB.
     pub window_bytes: u64,
     /// How long an ack may take, in milliseconds. 100 ms to 1 h; default 30 s.
@@ -58,6 +62,7 @@ impl Default for PeerSettings {
     fn default() -> Self {
         PeerSettings {
             window_messages: 2_048,
+            window_messages_min: 0,
             window_bytes: 4 * 1024 * 1024,
             ack_timeout_ms: 30_000,
             backoff_ms_min: 250,
@@ -97,6 +102,7 @@ impl PeerSettings {
         }
         compare!(
             window_messages,
+            window_messages_min,
             window_bytes,
             ack_timeout_ms,
             backoff_ms_min,
@@ -134,6 +140,9 @@ pub struct PeerPatch {
     /// See [`PeerSettings::window_messages`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window_messages: Option<u32>,
+    /// See [`PeerSettings::window_messages_min`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window_messages_min: Option<u32>,
     /// See [`PeerSettings::window_bytes`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window_bytes: Option<u64>,

@@ -59,7 +59,7 @@ pub enum Stall {
     Grant,
     /// The window is full, in messages or bytes.
     Window,
-    /// After an outage the window is still opening.
+    /// After an outage, or where answers came late, the window is still opening.
     Ramp,
     /// A message under suspicion is tried alone.
     Suspect,

@@ -142,6 +142,11 @@ fn what_is_limited_is_sent_by_leave() {
 }
 
 #[test]
+fn late_answers_shrink_a_window_that_may_shrink() {
+    check("adaptive.txt");
+}
+
+#[test]
 fn what_a_message_waits_for_has_one_answer() {
     check("explain.txt");
 }

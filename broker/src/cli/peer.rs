@@ -160,6 +160,9 @@ pub(super) struct Settings {
     /// Most messages in flight, 1 to 65536
     #[arg(long, allow_hyphen_values = true, value_name = "N")]
     window: Option<u32>,
+    /// How few where answers come late: each late round halves the window down to this; 0: it stays as it is
+    #[arg(long, allow_hyphen_values = true, value_name = "N")]
+    window_min: Option<u32>,
     /// Most bytes in flight, 64KiB to 256MiB
     #[arg(long, allow_hyphen_values = true, value_name = "SIZE", value_parser = values::bytes)]
     window_bytes: Option<u64>,
@@ -230,6 +233,7 @@ impl From<Settings> for PeerPatch {
     fn from(settings: Settings) -> PeerPatch {
         PeerPatch {
             window_messages: settings.window,
+            window_messages_min: settings.window_min,
             window_bytes: settings.window_bytes,
             ack_timeout_ms: settings.ack_timeout,
             backoff_ms_min: settings.backoff_min,

@@ -92,7 +92,7 @@ fn stall(stall: Stall) -> &'static str {
         Stall::Link => "no connection",
         Stall::Grant => "the receiver has not asked for more",
         Stall::Window => "the window is full: as much is in flight as may be",
-        Stall::Ramp => "few at a time, until the receiver has kept up for a while",
+        Stall::Ramp => "fewer at a time, until the receiver has kept up for a while",
         Stall::Suspect => "a message that may have crashed the receiver is tried alone",
         Stall::Rate => {
             "as many have left lately as its rate allows, or that of its class or of the node"

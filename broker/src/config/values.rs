@@ -175,6 +175,8 @@ values! {
     peer_defaults {
         /// Most messages in flight to a peer.
         window_messages, "messages", Some((*bounds::WINDOW_MESSAGES.start() as u64, *bounds::WINDOW_MESSAGES.end() as u64));
+        /// How few messages may be in flight to a peer whose answers come late: each late round halves the window down to this. 0: it stays.
+        window_messages_min, "messages", Some((0, *bounds::WINDOW_MESSAGES_MIN.end() as u64));
         /// Most bytes in flight to a peer; a message larger than this travels alone.
         window_bytes, "bytes", within(&bounds::WINDOW_BYTES);
         /// How long an ack may take before the message is sent again.

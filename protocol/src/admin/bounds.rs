@@ -7,6 +7,8 @@ use core::ops::RangeInclusive;
 
 /// [`PeerSettings::window_messages`], in messages.
 pub const WINDOW_MESSAGES: RangeInclusive<u32> = 1..=65_536;
+/// [`PeerSettings::window_messages_min`], in messages; 0 is a window that does not shrink.
+pub const WINDOW_MESSAGES_MIN: RangeInclusive<u32> = 0..=65_536;
 /// [`PeerSettings::window_bytes`], in bytes: 64 KiB to 256 MiB.
 pub const WINDOW_BYTES: RangeInclusive<u64> = 64 * 1024..=256 * 1024 * 1024;
 /// [`PeerSettings::ack_timeout_ms`], in milliseconds: 100 ms to 1 h.
@@ -31,6 +33,15 @@ impl PeerSettings {
     /// [`Code::BadSetting`], naming the first bad value, its bounds and their unit.
     pub fn check(&self) -> Result<(), Refusal> {
         within("window_messages", self.window_messages, &WINDOW_MESSAGES, "messages")?;
+        let window_min = self.window_messages_min;
+        within("window_messages_min", window_min, &WINDOW_MESSAGES_MIN, "messages")?;
+        if window_min > self.window_messages {
+            let detail = format!(
+                "window_messages_min is {window_min}, expected at most window_messages, which is {}",
+                self.window_messages
+            );
+            return Err(Refusal::new(Code::BadSetting, detail));
+        }
         within("window_bytes", self.window_bytes, &WINDOW_BYTES, "bytes")?;
         within("ack_timeout_ms", self.ack_timeout_ms, &ACK_TIMEOUT_MS, "ms")?;
         within("backoff_ms_min", self.backoff_ms_min, &BACKOFF_MS_MIN, "ms")?;
@@ -59,6 +70,7 @@ impl PeerPatch {
     pub fn applied_to(&self, settings: &PeerSettings) -> PeerSettings {
         PeerSettings {
             window_messages: self.window_messages.unwrap_or(settings.window_messages),
+            window_messages_min: self.window_messages_min.unwrap_or(settings.window_messages_min),
             window_bytes: self.window_bytes.unwrap_or(settings.window_bytes),
             ack_timeout_ms: self.ack_timeout_ms.unwrap_or(settings.ack_timeout_ms),
             backoff_ms_min: self.backoff_ms_min.unwrap_or(settings.backoff_ms_min),

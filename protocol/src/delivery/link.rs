@@ -42,6 +42,8 @@ pub(super) struct Link {
     pub(super) late_rounds: u32,
     /// A late message counts as a new round if it was sent at this time or later.
     pub(super) round_from: Time,
+    /// When lateness last shrank the window.
+    pub(super) shrunk_at: Time,
     /// Late messages, and nothing answered since they were sent.
     pub(super) is_stalled: bool,
     /// Nacks without an ack between them.
@@ -69,6 +71,7 @@ impl Link {
             last_answer: Time::ZERO,
             late_rounds: 0,
             round_from: Time::ZERO,
+            shrunk_at: Time::ZERO,
             is_stalled: false,
             refusals: 0,
             has_failed: false,

@@ -164,6 +164,8 @@ pub struct Delivery<B> {
 #[derive(Debug)]
 struct Terms {
     window_messages: u32,
+    /// How far lateness may shrink it; 0: not at all.
+    window_messages_min: u32,
     window_bytes: u64,
     ack_timeout: Duration,
     retry_schedule: Box<[Duration]>,
@@ -494,6 +496,7 @@ impl Terms {
     fn of(settings: &PeerSettings) -> Terms {
         Terms {
             window_messages: settings.window_messages.max(1),
+            window_messages_min: settings.window_messages_min.min(settings.window_messages),
             window_bytes: settings.window_bytes,
             ack_timeout: Duration::from_millis(settings.ack_timeout_ms.max(1)),
             retry_schedule: settings

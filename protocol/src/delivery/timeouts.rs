@@ -48,6 +48,7 @@ impl<B> Delivery<B> {
         };
         let was_alone = self.unacked.live() == 1;
         let (mut messages, mut is_round, mut is_stalled) = (0_u32, false, false);
+        let mut is_late_since_shrinking = false;
         let (mut first, mut accepted_ms) = (0, 0);
         while let Some(slot) = self.unacked.take_sent_by(Time(limit)) {
             if messages == 0 {
@@ -56,6 +57,7 @@ impl<B> Delivery<B> {
             messages += 1;
             is_round |= slot.sent_at >= self.link.round_from;
             is_stalled |= slot.sent_at >= self.link.last_answer;
+            is_late_since_shrinking |= slot.sent_at >= self.link.shrunk_at;
             self.take_back(&slot);
         }
         if messages == 0 {
@@ -64,6 +66,9 @@ impl<B> Delivery<B> {
         if is_round {
             self.link.late_rounds += 1;
             self.link.round_from = now;
+        }
+        if is_late_since_shrinking && !is_stalled {
+            self.shrink_window(now);
         }
         if is_stalled {
             // Nothing came back since they were sent: ask with one message, not with all again.
@@ -81,6 +86,17 @@ impl<B> Delivery<B> {
         } else {
             self.after_removal();
             self.judge(now);
+        }
+    }
+
+    /// Some answers come too late: less is to be in flight, if the window may shrink. What was sent before
+    /// it did says nothing of the smaller one.
+    fn shrink_window(&mut self, now: Time) {
+        let Terms { window_messages, window_messages_min: min, .. } = self.terms;
+        let window = self.link.ramp.map_or(window_messages, |ramp| ramp.window());
+        if min > 0 && window > min {
+            self.link.ramp = Some(window::Ramp::halved(window.min(window_messages), min));
+            self.link.shrunk_at = now;
         }
     }
 }

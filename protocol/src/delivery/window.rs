@@ -1,9 +1,14 @@
-//! How far the window is open after an outage.
+//! How far the window is open after an outage, and where lateness shrinks it.
 //!
 //! One message goes out as a probe. From its answer on the window doubles per round of answers until
 //! half the configured one (slow start), and then grows by a sixteenth per round, so that a receiver
 //! that has just come back is not met by everything at once. It takes some 25 rounds to 2,048
 //! messages, and the steady state pays nothing for it.
+//!
+//! Where the window may shrink (`window_messages_min`), a round of late messages halves it, if others are
+//! answered meanwhile, and from there it grows by sixteenths again: additive increase, multiplicative
+//! decrease, after Chiu and Jain. A receiver that is merely slow is not given more than it gets done
+//! within the ack timeout.
 
 /// Additive steps per configured window.
 const STEPS: u32 = 16;
@@ -14,11 +19,18 @@ pub(super) struct Ramp {
     window: u32,
     /// Answers that have not made up a round yet.
     answers: u32,
+    /// Whether it doubles at first.
+    is_slow_start: bool,
 }
 
 impl Ramp {
     /// One message.
-    pub(super) const PROBE: Ramp = Ramp { window: 1, answers: 0 };
+    pub(super) const PROBE: Ramp = Ramp { window: 1, answers: 0, is_slow_start: true };
+
+    /// Half of what the window was, but no less than `min`.
+    pub(super) fn halved(window: u32, min: u32) -> Ramp {
+        Ramp { window: (window / 2).max(min), answers: 0, is_slow_start: false }
+    }
 
     /// Most messages in flight now.
     pub(super) fn window(&self) -> u32 {
@@ -27,7 +39,7 @@ impl Ramp {
 
     /// Some deliveries were answered. `None` once the configured window is open.
     pub(super) fn grow(mut self, answered: u32, configured: u32) -> Option<Ramp> {
-        let slow_until = configured / 2;
+        let slow_until = if self.is_slow_start { configured / 2 } else { 0 };
         if self.window < slow_until {
             self.window = self.window.saturating_add(answered).min(slow_until.max(1));
         } else {
@@ -54,6 +66,19 @@ mod tests {
             ramp = open.grow(open.window(), 256);
         }
         assert_eq!(windows, [1, 2, 4, 8, 16, 32, 64, 128, 144, 160, 176, 192, 208, 224, 240]);
+    }
+
+    #[test]
+    fn a_window_that_was_halved_grows_evenly() {
+        assert_eq!(Ramp::halved(256, 64).window(), 128);
+        assert_eq!(Ramp::halved(100, 64).window(), 64);
+        let mut ramp = Some(Ramp::halved(256, 8));
+        let mut windows = Vec::new();
+        while let Some(open) = ramp {
+            windows.push(open.window());
+            ramp = open.grow(open.window(), 256);
+        }
+        assert_eq!(windows, [128, 144, 160, 176, 192, 208, 224, 240]);
     }
 
     #[test]

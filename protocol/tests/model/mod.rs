@@ -15,6 +15,7 @@ use restante_protocol::shaper::Amount;
 pub(crate) struct Setup {
     pub(crate) order: Order,
     pub(crate) window: u32,
+    pub(crate) window_min: u32,
     pub(crate) window_bytes: u64,
     pub(crate) dials: bool,
     pub(crate) seed: u64,
@@ -25,7 +26,7 @@ pub(crate) struct Setup {
 impl Default for Setup {
     fn default() -> Setup {
         let (order, window, window_bytes) = (Order::Sent, 64, 1 << 20);
-        Setup { order, window, window_bytes, dials: true, seed: 7, leave: None }
+        Setup { order, window, window_min: 0, window_bytes, dials: true, seed: 7, leave: None }
     }
 }
 
@@ -69,10 +70,12 @@ pub(crate) fn setup() -> impl Strategy<Value = Setup> {
     let window_bytes = prop_oneof![Just(300_u64), Just(1 << 20)];
     let leave = (1..9_u64, 0..900_u64).prop_map(|(messages, bytes)| Amount { messages, bytes });
     let leave = prop::option::weighted(0.4, leave);
+    let window = (window, prop_oneof![3 => Just(0_u32), 2 => 1..40_u32]);
     let all = (order(), window, window_bytes, prop::bool::weighted(0.7), any::<u64>(), leave);
-    all.prop_map(|(order, window, window_bytes, dials, seed, leave)| Setup {
+    all.prop_map(|(order, (window, min), window_bytes, dials, seed, leave)| Setup {
         order,
         window,
+        window_min: min.min(window),
         window_bytes,
         dials,
         seed,

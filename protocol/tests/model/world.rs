@@ -104,6 +104,7 @@ impl World {
         let settings = PeerSettings {
             order: setup.order,
             window_messages: setup.window,
+            window_messages_min: setup.window_min,
             window_bytes: setup.window_bytes,
             ack_timeout_ms: ACK_TIMEOUT_MS,
             backoff_ms_min: 50,

@@ -338,6 +338,7 @@ fn set(settings: &mut PeerSettings, words: &[&str]) {
     for (name, value) in words.iter().filter_map(|word| word.split_once('=')) {
         match name {
             "window" => settings.window_messages = number(value) as u32,
+            "window-min" => settings.window_messages_min = number(value) as u32,
             "window-bytes" => settings.window_bytes = number(value),
             "timeout" => settings.ack_timeout_ms = ms(value),
             "backoff" => {

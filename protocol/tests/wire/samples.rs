@@ -261,6 +261,7 @@ fn requests() -> Vec<(&'static str, Request)> {
     };
     let everything = PeerPatch {
         window_messages: Some(1),
+        window_messages_min: Some(0),
         window_bytes: Some(65_536),
         ack_timeout_ms: Some(100),
         backoff_ms_min: Some(10),
