@@ -18,7 +18,7 @@ pub enum Health {
     Slow,
     /// Connected; it refuses messages.
     Refusing,
-    /// No link to it.
+    /// No link to it, or one that is lost again and again.
     #[default]
     Unreachable,
     /// Late several times in a row: reported as failed and redialled.

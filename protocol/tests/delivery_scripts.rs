@@ -142,6 +142,11 @@ fn what_is_limited_is_sent_by_leave() {
 }
 
 #[test]
+fn a_link_that_comes_and_goes_is_news_once() {
+    check("flapping.txt");
+}
+
+#[test]
 fn late_answers_shrink_a_window_that_may_shrink() {
     check("adaptive.txt");
 }

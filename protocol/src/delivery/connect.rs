@@ -77,6 +77,7 @@ impl<B> Delivery<B> {
         self.give_up_link(CloseReason::Changed);
         self.link.has_failed = false;
         self.link.is_flapping = false;
+        self.link.losses = link::Losses::default();
         self.backoff.reset();
         "its address changed".clone_into(&mut self.link_why);
         self.dial();
@@ -141,6 +142,7 @@ impl<B> Delivery<B> {
         let was_stable = now.0.saturating_sub(self.link.up_since.0) >= STABLE_US;
         if self.link.is_proven || (was_stable && self.unacked.live() == 0) {
             self.link.is_flapping = false;
+            self.link.losses.note(now);
             self.backoff.reset();
         } else {
             self.link.is_flapping = true;

@@ -2,6 +2,7 @@
 
 use super::window::Ramp;
 use crate::time::Time;
+use core::time::Duration;
 
 /// How long a link has to stay up, with nothing unanswered, to count as proof without any answer.
 pub(super) const STABLE_US: u64 = 10_000_000;
@@ -56,6 +57,35 @@ pub(super) struct Link {
     pub(super) is_flapping: bool,
     /// There was an outage since the last proof: the next link starts with a probe.
     pub(super) had_outage: bool,
+    /// When it was lost lately after it had proved something.
+    pub(super) losses: Losses,
+}
+
+/// Losses of a link that had proved something, within [`FLAPPING_WITHIN`], at which what comes and goes is
+/// called flapping. One that proves nothing is not called up in the first place.
+pub(super) const FLAPPING_AT: usize = 6;
+/// See [`FLAPPING_AT`].
+pub(super) const FLAPPING_WITHIN: Duration = Duration::from_secs(60);
+
+/// When a link was lost, the last times.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Losses {
+    at: [Option<Time>; FLAPPING_AT],
+    /// The place of the oldest, which the next one takes.
+    next: usize,
+}
+
+impl Losses {
+    pub(super) fn note(&mut self, now: Time) {
+        self.at[self.next] = Some(now);
+        self.next = (self.next + 1) % FLAPPING_AT;
+    }
+
+    /// Until when there have been too many, if that is later than now.
+    pub(super) fn calm_at(&self, now: Time) -> Option<Time> {
+        let oldest = self.at[self.next]?;
+        Some(oldest + FLAPPING_WITHIN).filter(|calm| *calm > now)
+    }
 }
 
 impl Link {
@@ -77,6 +107,7 @@ impl Link {
             has_failed: false,
             is_flapping: false,
             had_outage: false,
+            losses: Losses::default(),
         }
     }
 
@@ -96,6 +127,7 @@ impl Link {
             has_failed: self.has_failed,
             is_flapping: self.is_flapping,
             had_outage: self.had_outage,
+            losses: self.losses,
             ..Link::new()
         };
     }
@@ -113,6 +145,7 @@ impl Link {
             has_failed: self.has_failed,
             is_flapping: self.is_flapping,
             had_outage: true,
+            losses: self.losses,
             ..Link::new()
         };
     }

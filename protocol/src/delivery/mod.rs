@@ -143,6 +143,8 @@ pub struct Delivery<B> {
     /// Why there is no link, and what the receiver last refused with.
     link_why: String,
     refusal_why: Arc<str>,
+    /// When a link that was lost too often lately is called up again.
+    calm_at: Option<Time>,
     /// See [`Start::knows_since`]; gone with the first link.
     knows_since: Option<&'static str>,
 
@@ -206,6 +208,7 @@ impl<B> Delivery<B> {
             tag_max: 0,
             bytes_max: 0,
             link_why: String::new(),
+            calm_at: None,
             knows_since: start.knows_since,
             refusal_why: Arc::from(""),
             loading: None,
@@ -445,11 +448,16 @@ impl<B> Delivery<B> {
 
     /// Draws the verdict again and reports it if it is news.
     fn judge(&mut self, now: Time) -> bool {
-        let health = verdict::judge(self.paused, &self.link);
+        let health = verdict::judge(now, self.paused, &self.link);
+        self.calm_at = self.link.losses.calm_at(now).filter(|_| self.link.is_up());
         let ms = self.terms.ack_timeout.as_millis();
         let why = match health {
             Health::Up | Health::Crashing => String::new(),
             Health::Paused => self.paused_why(),
+            Health::Unreachable if self.link.is_up() && !self.link.is_flapping => {
+                let (times, within) = (link::FLAPPING_AT, link::FLAPPING_WITHIN.as_secs());
+                format!("flapping: its link was lost {times} times within {within} s")
+            }
             Health::Unreachable => self.unreachable_why(),
             Health::Slow => format!("no answer within {ms} ms"),
             Health::Failed => format!("no answer within {} times {ms} ms", verdict::FAILED_AT),

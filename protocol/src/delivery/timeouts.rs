@@ -10,10 +10,12 @@ impl<B> Delivery<B> {
         if !self.link.is_up() {
             return self.backoff.next_attempt;
         }
+        let calm = self.calm_at;
         let stable = self.link.stable_at().filter(|_| self.unacked.live() == 0);
         let late = self.unacked.late_at(self.terms.ack_timeout);
         let due = self.retries.next_due();
-        [late, due, stable, self.load_retry_at, self.held_due()].into_iter().flatten().min()
+        let held = self.held_due();
+        [late, due, stable, calm, self.load_retry_at, held].into_iter().flatten().min()
     }
 
     /// Time has passed. Harmless when nothing is due.
@@ -30,6 +32,9 @@ impl<B> Delivery<B> {
             self.load_retry_at = None;
         }
         self.expire(now);
+        if self.calm_at.is_some_and(|at| at <= now) {
+            self.judge(now);
+        }
         let stable_at = self.link.stable_at().filter(|_| self.unacked.live() == 0);
         if stable_at.is_some_and(|at| at <= now) {
             self.link.prove();

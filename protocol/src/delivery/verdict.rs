@@ -3,7 +3,8 @@
 //! ```text
 //! paused       an operator holds it
 //! failed       late three rounds in a row; stands until it answers or the next dial fails
-//! unreachable  no link, or one after another that proves nothing
+//! unreachable  no link, one after another that proves nothing, or one that was lost so often lately that
+//!              to call it up would be news every other moment; deliveries go on as ever
 //! slow         linked, but what is late was not followed by any answer
 //! refusing     linked, but the last three answers were refusals
 //! up           linked, and none of the above
@@ -52,11 +53,12 @@ impl Verdict {
 }
 
 /// What follows from what is known.
-pub(super) fn judge(paused: bool, link: &Link) -> Health {
+pub(super) fn judge(now: Time, paused: bool, link: &Link) -> Health {
     match () {
         () if paused => Health::Paused,
         () if link.has_failed => Health::Failed,
         () if !link.is_up() || link.is_flapping => Health::Unreachable,
+        () if link.losses.calm_at(now).is_some() => Health::Unreachable,
         () if link.is_stalled => Health::Slow,
         () if link.refusals >= REFUSING_AT => Health::Refusing,
         () => Health::Up,
