@@ -3,7 +3,8 @@
 //! A message that was alone in flight when the link was lost, or when no ack came and nothing else was
 //! answered since it was sent, is under suspicion from then on: it is sent alone, and after an outage
 //! others go first, so that what the receiver does with them tells the message from the receiver.
-//! (One that stays unanswered while others are acked hangs nothing: it is just sent again.) While no other message has been
+//! (One that stays unanswered while others are acked hangs nothing: it is just sent again. And where a link
+//! is silent already, what is sent after that tells nothing of itself.) While no other message has been
 //! acked since its first loss, its losses count as one: an absent receiver condemns nothing, however
 //! long it is away. At [`SUSPECT_LOSSES`] in a row the message is parked.
 
@@ -16,7 +17,7 @@ pub const SUSPECT_LOSSES: u8 = 5;
 impl<B> Delivery<B> {
     /// The link is being lost: was one message alone in flight?
     pub(super) fn note_loss_if_alone(&mut self) {
-        if self.unacked.live() != 1 {
+        if self.unacked.live() != 1 || self.link.is_stalled {
             return;
         }
         let alone = self.unacked.iter().next().map(|(tag, slot)| (tag, slot.number));

@@ -51,7 +51,7 @@ impl<B> Delivery<B> {
         let Some(limit) = now.0.checked_sub(self.terms.ack_timeout.as_micros() as u64) else {
             return;
         };
-        let was_alone = self.unacked.live() == 1;
+        let (was_alone, was_stalled) = (self.unacked.live() == 1, self.link.is_stalled);
         let (mut messages, mut is_round, mut is_stalled) = (0_u32, false, false);
         let mut is_late_since_shrinking = false;
         let (mut first, mut accepted_ms) = (0, 0);
@@ -83,7 +83,7 @@ impl<B> Delivery<B> {
         }
         let in_a_row = self.link.late_rounds;
         self.reports.push_back(Report::Late { messages, first, accepted_ms, in_a_row });
-        if was_alone && is_stalled {
+        if was_alone && is_stalled && !was_stalled {
             self.note_loss(first);
         }
         if in_a_row >= FAILED_AT {
