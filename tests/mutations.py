@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Plants faults in the journal, one at a time, and expects its tests to catch each of them.
+"""Plants faults in the journal and in the cores, one at a time, and expects the tests to catch each.
 
 Usage: tests/mutations.py [NAME…]     only these; default: all
        tests/mutations.py --list      what there is
        tests/mutations.py --anchors   checks that every fault can still be planted, and runs nothing
 
 Each fault is a replacement of a few lines that must be found exactly once. It is planted in a copy of
-the tree (target/mutations/tree), which is built there and whose journal tests must then fail: first
-with few crash points, and if they pass, with the ordinary number. A fault that does not compile is an
+the tree (target/mutations/tree), which is built there and whose tests must then fail: for a fault in the
+journal its own, first with few crash points, and if they pass, with the ordinary number; for one in
+the protocol's cores the simulated week (tests/tests/week.rs). A fault that does not compile is an
 error of this file and not a catch.
 
 What was caught is kept in target/mutations/caught and not tried again while neither the fault nor the
@@ -29,7 +30,11 @@ ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / "target" / "mutations"
 TREE = HOME / "tree"
 JOURNAL = "broker/journal/src/"
-TESTS = ["cargo", "test", "--quiet", "--package", "restante-journal", "--lib"]
+CORES = "protocol/src/"
+TESTS = {
+    JOURNAL: ["cargo", "test", "--quiet", "--package", "restante-journal", "--lib"],
+    CORES: ["cargo", "test", "--quiet", "--workspace", "--test", "week", "a_week_keeps_every_promise"],
+}
 # Crash points of the first try, and of the second.
 POINTS = ["1500", "10000"]
 # A fault may make a test run for ever.
@@ -42,6 +47,7 @@ class Fault:
     file: str
     old: str
     new: str
+    room: str = JOURNAL
 
 
 FAULTS = [
@@ -327,6 +333,121 @@ FAULTS = [
 ]
 
 
+# In the cores, against the simulated week: what each of them breaks stands in its name.
+CORE_FAULTS = [
+    (
+        "unacked forgotten when the link goes",
+        "delivery/connect.rs",
+        "        for slot in self.unacked.drain() {\n            self.take_back(&slot);\n        }\n",
+        "        for _ in self.unacked.drain() {}\n",
+    ),
+    (
+        "an outage condemns what was alone in flight",
+        "delivery/suspects.rs",
+        "} else if retry.losses > 0 && acked > retry.acked_before {",
+        "} else if retry.losses > 0 {",
+    ),
+    (
+        "what is sent to a receiver that hangs already is condemned too",
+        "delivery/timeouts.rs",
+        "if was_alone && is_stalled && !was_stalled {",
+        "if was_alone && is_stalled && (!was_stalled || now.0 > 0) {",
+    ),
+    (
+        "expired messages are sent",
+        "delivery/expiry.rs",
+        "if !expires.is_some_and(|expires| expires.has_passed(now)) {",
+        "if !expires.is_some_and(|expires| expires.has_passed(now)) || now.0 > 0 {",
+    ),
+    (
+        "window skipped",
+        "delivery/transmit.rs",
+        "if self.unacked.live() >= self.allowance || self.unacked.next_tag() > self.tag_max {",
+        "if self.allowance == 0 || self.unacked.next_tag() > self.tag_max {",
+    ),
+    (
+        "grant skipped",
+        "delivery/mod.rs",
+        "self.tag_max = self.link.grant.min(self.leave.tag_max);",
+        "self.tag_max = self.leave.tag_max;",
+    ),
+    (
+        "key free while its message waits to be sent again",
+        "delivery/mod.rs",
+        "Order::Sent => key.is_some() && self.retries.first_waiting(key).is_some(),",
+        "Order::Sent => false,",
+    ),
+    (
+        "strict key free with its first delivery",
+        "delivery/mod.rs",
+        "self.unacked.is_key_busy(key) || self.retries.first_waiting(key).is_some()",
+        "self.retries.first_waiting(key).is_some()",
+    ),
+    (
+        "redelivery after a restart not flagged",
+        "delivery/transmit.rs",
+        "let redelivered = number <= self.maybe_sent;",
+        "let redelivered = number == 0;",
+    ),
+    (
+        "late ack of a given up delivery ignored",
+        "delivery/answers.rs",
+        "                Old::GivenUp(number) => self.settle_retry(number),\n",
+        "                Old::GivenUp(_) => {}\n",
+    ),
+    (
+        "refused message due at once",
+        "delivery/answers.rs",
+        "let next_attempt = now + retry_after.map_or(wait, |after| after.min(RETRY_AFTER_MAX));",
+        "let next_attempt = now + retry_after.map_or(wait, |after| after.min(RETRY_AFTER_MAX)) / 2;",
+    ),
+    (
+        "refused once too seldom before parking",
+        "delivery/answers.rs",
+        "let scheduled = self.terms.retry_schedule.get(usize::from(refusals)).copied();",
+        "let scheduled = self.terms.retry_schedule.get(usize::from(refusals) + 1).copied();",
+    ),
+    (
+        "floor above what waits to be sent again",
+        "delivery/mod.rs",
+        "let open = [straight, retry, queued, self.held.first(), parked, expired];",
+        "let open = [straight, retry.filter(|_| false), queued, self.held.first(), parked, expired];",
+    ),
+    (
+        "bodies kept without a link",
+        "delivery/connect.rs",
+        "        self.held = Held::new();\n        if let",
+        "        if let",
+    ),
+    (
+        "no probe after silence",
+        "delivery/timeouts.rs",
+        "            self.link.ramp = Some(window::Ramp::PROBE);\n",
+        "",
+    ),
+    (
+        "page of an earlier link believed",
+        "delivery/loading.rs",
+        "if loading.is_stale || !self.link.is_up() {",
+        "if !self.link.is_up() {",
+    ),
+    (
+        "outcomes of producers forgotten by a restart",
+        "producers.rs",
+        "        self.set_durable(run.last_number());\n        self.record_run(index, run);\n",
+        "        self.set_durable(run.last_number());\n        let _ = index;\n",
+    ),
+    (
+        "next dial at once",
+        "delivery/backoff.rs",
+        "let at = now + Duration::from_micros(wait);",
+        "let at = now + Duration::from_micros(wait / u64::MAX);",
+    ),
+]
+
+FAULTS += [Fault(*fault, room=CORES) for fault in CORE_FAULTS]
+
+
 def main() -> int:
     arguments = sys.argv[1:]
     if "--list" in arguments:
@@ -356,7 +477,7 @@ def main() -> int:
 
 
 def can_be_planted(fault: Fault) -> bool:
-    count = (ROOT / JOURNAL / fault.file).read_text().count(fault.old)
+    count = (ROOT / fault.room / fault.file).read_text().count(fault.old)
     if count != 1:
         print(f"{fault.name}: {fault.file} has its place {count} times, not once", file=sys.stderr)
     return count == 1
@@ -388,15 +509,17 @@ def try_fault(fault: Fault, sources: str) -> str:
     note = HOME / "caught" / key
     if note.exists():
         return "caught"
-    path = TREE / JOURNAL / fault.file
+    path = TREE / fault.room / fault.file
     intact = path.read_text()
     log = HOME / f"{fault.name.replace(' ', '-')}.log"
     try:
         path.write_text(intact.replace(fault.old, fault.new))
         with log.open("w") as out:
-            if run([*TESTS, "--no-run"], out, POINTS[0]) != 0:
+            tests = TESTS[fault.room]
+            if run([*tests, "--no-run"], out, POINTS[0]) != 0:
                 return "BROKEN"
-            if all(run(TESTS, out, points) == 0 for points in POINTS):
+            tries = POINTS if fault.room == JOURNAL else POINTS[-1:]
+            if all(run(tests, out, points) == 0 for points in tries):
                 return "MISSED"
     finally:
         path.write_text(intact)

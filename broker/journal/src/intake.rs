@@ -315,8 +315,8 @@ impl Shared {
         }
     }
 
-    /// Takes everything queued without waiting: the writer's turn in a test without threads.
-    #[cfg(test)]
+    /// Takes everything queued without waiting: the writer's turn where there are no threads.
+    #[cfg(any(test, feature = "sim"))]
     pub(super) fn take_work(&self, items: &mut Vec<Item>) {
         self.intake.lock().take(items);
     }

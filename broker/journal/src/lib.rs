@@ -47,6 +47,8 @@ mod refs;
 mod room;
 mod segment;
 mod shared;
+#[cfg(feature = "sim")]
+pub mod simulated;
 mod state;
 mod storage;
 mod survey;

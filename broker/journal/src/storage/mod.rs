@@ -16,7 +16,11 @@ pub(crate) mod faulty;
 #[cfg(any(test, feature = "faults"))]
 pub(crate) mod over;
 mod real;
-#[cfg(test)]
+#[cfg(any(test, feature = "sim"))]
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "most of what it can do serves the tests in here")
+)]
 pub(crate) mod sim;
 
 pub(crate) use real::RealDisk;
