@@ -220,6 +220,7 @@ impl Sources {
             confirmed: self.figures.confirmed.load(Relaxed),
             acked: sum(|seat| seat.marks.acked.load(Relaxed)),
             waiting: sum(|seat| seat.marks.waiting.load(Relaxed)),
+            delayed: self.journal.backlog(PeerId::DELAYED).messages,
             journal_bytes: self.journal.disk_bytes(),
             accepting: match self.journal.admission() {
                 Admission::Open => Ok(()),
@@ -229,59 +230,107 @@ impl Sources {
     }
 
     async fn life(&self, id: MessageId) -> Result<Life, Refusal> {
-        let unknown =
-            || Refusal::new(Code::NotFound, format!("{id} was not accepted by this node"));
         if id.node() != self.node || id.partition() != 0 {
-            return Err(unknown());
+            return Err(gone(id, LookupError::Unknown));
         }
         match self.journal.lookup(id.number()).await {
             Ok(life) if life.accepted_ms == id.accepted_ms() => Ok(life),
-            Ok(_) | Err(LookupError::Unknown) => Err(unknown()),
-            Err(LookupError::AgedOut) => {
-                Err(Refusal::new(Code::AgedOut, format!("the record of {id} is gone")))
-            }
-            Err(LookupError::Damaged) => {
-                let what = format!("the record of {id} was on disk and is damaged");
-                Err(Refusal::new(Code::Damaged, what))
-            }
-            Err(LookupError::Unavailable) => Err(unreadable()),
+            Ok(_) => Err(gone(id, LookupError::Unknown)),
+            Err(why) => Err(gone(id, why)),
         }
     }
 
     async fn payload(&self, id: MessageId) -> Result<Vec<u8>, Refusal> {
-        let gone = || Refusal::new(Code::AgedOut, format!("the payload of {id} is gone"));
-        self.life(id).await?.body.map(|body| body.to_vec()).ok_or_else(gone)
+        let mut life = self.life(id).await?;
+        for _ in 0..COPIES_MAX {
+            if let Some(body) = life.body {
+                return Ok(body.to_vec());
+            }
+            // What was delayed or handed over may be stored as a copy only.
+            let copy = life.receivers.iter().find_map(|(_, ended)| ended.as_ref()?.copy_number());
+            let Some(copy) = copy else { break };
+            life = self.journal.lookup(copy).await.map_err(|why| gone(id, why))?;
+        }
+        Err(Refusal::new(Code::AgedOut, format!("the payload of {id} is gone")))
     }
 
     async fn message(&self, id: MessageId) -> Result<MessageStatus, Refusal> {
         let life = self.life(id).await?;
-        let bytes = life.body.as_ref().map(|body| body.len() as u64);
+        let length = |life: &Life| life.body.as_ref().map(|body| body.len() as u64);
+        let mut bytes = length(&life);
         let accepted = WallMillis(life.accepted_ms);
         let mut receivers = Vec::with_capacity(life.receivers.len());
-        // A message handed over goes on under another number, for each receiver it was taken from;
-        // its life is one.
+        // A message that was delayed or handed over goes on under another number, for each receiver it
+        // was taken from; its life is one.
         let (mut copies, mut followed) = (VecDeque::new(), 0);
+        let delayed = self.delayed(&life).await?;
+        let mut lost = None;
         let (mut number, mut expires, mut at) = (id.number(), end_of_life(&life), life.receivers);
+        receivers.extend(delayed);
         loop {
             for (peer, ended) in at {
-                copies.extend(copy_number(ended.as_ref()));
+                copies.extend(ended.as_ref().and_then(Ended::copy_number));
+                if peer == PeerId::DELAYED {
+                    continue;
+                }
                 let mut receiver = self.receiver(number, peer, ended).await?;
                 receiver.expires = expires.filter(|_| receiver.state.is_open());
                 receivers.push(receiver);
             }
             (number, expires, at) = loop {
                 let Some(copy) = copies.pop_front().filter(|_| followed < COPIES_MAX) else {
-                    return Ok(MessageStatus { id, accepted, bytes, receivers });
+                    return match lost {
+                        // It went into its receivers' queues, and that is all that can be said.
+                        Some(why) if receivers.is_empty() => Err(gone(id, why)),
+                        _ => Ok(MessageStatus { id, accepted, bytes, receivers }),
+                    };
                 };
                 followed += 1;
                 match self.journal.lookup(copy).await {
-                    Ok(life) => break (copy, end_of_life(&life), life.receivers),
-                    Err(LookupError::Unavailable) => return Err(unreadable()),
+                    Ok(life) => {
+                        bytes = bytes.or(length(&life));
+                        break (copy, end_of_life(&life), life.receivers);
+                    }
+                    Err(LookupError::Unavailable) => {
+                        return Err(gone(id, LookupError::Unavailable));
+                    }
                     // That it was handed over is all that can be said of it.
-                    Err(LookupError::Unknown | LookupError::AgedOut | LookupError::Damaged) => {}
+                    Err(why) => lost = Some(why),
                 }
             };
         }
+    }
+
+    /// Of a message that is or was delayed, what there is to say of the time before it was in its
+    /// receivers' queues: nothing, once it is there.
+    async fn delayed(&self, life: &Life) -> Result<Vec<ReceiverStatus>, Refusal> {
+        let ended = life.receivers.iter().find(|(peer, _)| *peer == PeerId::DELAYED);
+        let Some((_, ended)) = ended else { return Ok(Vec::new()) };
+        let body = life.body.as_deref().map(|body| Body::parse(body).unwrap_or_default());
+        let body = body.unwrap_or_default();
+        let (at, expires) = (life.accepted_ms, end_of_life(life));
+        let state = match ended {
+            None => {
+                let until = WallMillis(body.delay.map_or(at, |delay| delay.end_ms(at)));
+                MessageState::Delayed { until }
+            }
+            Some(Ended::Settled { .. }) => return Ok(Vec::new()),
+            Some(Ended::Parked(park)) => {
+                MessageState::Parked { at: WallMillis(park.at_ms), reason: park.reason.clone() }
+            }
+            Some(Ended::Done) => MessageState::Done,
+        };
+        let peers = body.delayed_for().collect();
+        let labels = self.router.send(PeerLabels(peers)).await.map_err(unanswered)?;
+        let expires = expires.filter(|_| state.is_open());
+        let of = |receiver| ReceiverStatus {
+            receiver,
+            state: state.clone(),
+            attempts: 0,
+            blocked: None,
+            expires,
+        };
+        Ok(labels.into_iter().map(of).collect())
     }
 
     async fn receiver(
@@ -428,6 +477,7 @@ pub(crate) fn peer_status(
         waiting_bytes,
         unacked: 0,
         parked,
+        delayed: record.delayed,
         acked: seat.map_or(0, |seat| seat.marks.acked.load(Relaxed)),
         next_attempt: None,
         oldest: None,
@@ -451,16 +501,6 @@ pub(crate) fn peer_status(
     status
 }
 
-/// The number of the copy a handed-over message went on under.
-fn copy_number(ended: Option<&Ended>) -> Option<MessageNumber> {
-    match ended? {
-        Ended::Settled { outcome: Outcome::Moved, value: Some(value), .. } => {
-            Some(u64::from_be_bytes(value.as_ref().try_into().ok()?))
-        }
-        _ => None,
-    }
-}
-
 /// When a stored message's time to live ends; that of a copy began with the message.
 fn end_of_life(life: &Life) -> Option<WallMillis> {
     let body = Body::parse(life.body.as_ref()?).ok()?;
@@ -468,8 +508,19 @@ fn end_of_life(life: &Life) -> Option<WallMillis> {
     Some(WallMillis(accepted_ms.saturating_add(body.ttl_ms?.get())))
 }
 
-fn unreadable() -> Refusal {
-    Refusal::new(Code::JournalPoisoned, "the journal cannot be read now")
+/// Why nothing is said of a message.
+fn gone(id: MessageId, why: LookupError) -> Refusal {
+    let (code, detail) = match why {
+        LookupError::Unknown => (Code::NotFound, format!("{id} was not accepted by this node")),
+        LookupError::AgedOut => (Code::AgedOut, format!("the record of {id} is gone")),
+        LookupError::Damaged => {
+            (Code::Damaged, format!("the record of {id} was on disk and is damaged"))
+        }
+        LookupError::Unavailable => {
+            (Code::JournalPoisoned, "the journal cannot be read now".to_owned())
+        }
+    };
+    Refusal::new(code, detail)
 }
 
 fn wall(time: Time) -> WallMillis {

@@ -226,6 +226,7 @@ impl Health {
             paused,
             waiting,
             parked,
+            self.journal.backlog(PeerId::DELAYED).messages,
             self.figures.confirmed.load(Relaxed),
             acked,
             self.figures.connections.load(Relaxed),

@@ -287,6 +287,18 @@ pub enum Ended {
     Done,
 }
 
+impl Ended {
+    /// The number of the copy that a message went on as which was handed over, replayed or delayed.
+    pub(crate) fn copy_number(&self) -> Option<MessageNumber> {
+        match self {
+            Ended::Settled { outcome: Outcome::Moved, value: Some(value), .. } => {
+                Some(u64::from_be_bytes(value.as_ref().try_into().ok()?))
+            }
+            Ended::Settled { .. } | Ended::Parked(_) | Ended::Done => None,
+        }
+    }
+}
+
 /// Why a message could not be looked up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LookupError {

@@ -41,6 +41,8 @@ pub struct Limits {
     pub calls_max: usize,
     /// Most of them of one connection; one more ends its oldest.
     pub calls_each_max: usize,
+    /// Most delayed messages that wait for their time.
+    pub delayed_max: usize,
     /// Bytes of bodies that all peers together may hold in memory while they cannot send them.
     pub queued_bytes_max: usize,
     /// Bytes that the pages of backlog in all peers' hands may have together; beyond it a peer reads
@@ -64,6 +66,7 @@ impl Default for Limits {
             producers_max: restante_protocol::producers::PRODUCERS_MAX_DEFAULT,
             calls_max: 65_536,
             calls_each_max: restante_protocol::limits::CALLS_MAX,
+            delayed_max: 100_000,
             queued_bytes_max: 32 * 1024 * 1024,
             page_bytes_max: 16 * 1024 * 1024,
             messages_max: 0,

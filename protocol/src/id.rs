@@ -153,8 +153,10 @@ impl PeerId {
     pub const NONE: PeerId = PeerId(0);
     /// The highest that a peer is given. Those above name groups, in the place of a receiver.
     pub const LAST_PEER: PeerId = PeerId((1 << 31) - 1);
-    /// The highest that a group is given. The one above stands for nothing at all.
-    pub const LAST_GROUP: PeerId = PeerId(u32::MAX - 1);
+    /// The highest that a group is given. The one at the very top stands for nothing at all.
+    pub const LAST_GROUP: PeerId = PeerId(u32::MAX - 2);
+    /// The node itself, as receiver of messages that wait for their time. Neither peer nor group has it.
+    pub const DELAYED: PeerId = PeerId(u32::MAX - 1);
 
     /// Whether it is a group's.
     #[must_use]

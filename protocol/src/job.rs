@@ -43,16 +43,16 @@ pub struct Job {
     pub copies: Option<Copies>,
 }
 
-/// Parked messages and the copies of them that a replay has appended. They are journaled ahead of the
-/// copies, in one batch: after a crash those whose copies are there are only to be settled, and none
-/// goes twice.
+/// Messages and the copies of them that a replay, or the end of their delay, has appended. They are
+/// journaled ahead of the copies, in one batch: after a crash those whose copies are there are only to be
+/// settled, and none goes twice.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Copies {
     /// Number of the first copy; the others follow.
     pub first: MessageNumber,
     /// When the copies were accepted, which with their number makes their ids.
     pub accepted_ms: u64,
-    /// What they are copies of, ascending.
+    /// What they are copies of, in the order of the copies: ascending in a replay.
     pub originals: Vec<MessageNumber>,
 }
 
@@ -60,7 +60,8 @@ impl Copies {
     /// The number of the copy of this message, if it is among them.
     #[must_use]
     pub fn of(&self, original: MessageNumber) -> Option<MessageNumber> {
-        Some(self.first + self.originals.binary_search(&original).ok()? as u64)
+        let place = self.originals.iter().position(|number| *number == original)?;
+        Some(self.first + place as u64)
     }
 }
 

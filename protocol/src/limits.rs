@@ -25,6 +25,11 @@ pub const NAME_BYTES_MAX: usize = 128;
 pub const KEY_BYTES_MAX: usize = 255;
 /// Longest time to live of a message, in milliseconds: 365 days.
 pub const TTL_MS_MAX: u64 = 365 * 24 * 60 * 60 * 1_000;
+/// Longest delay of a message, in milliseconds: 365 days.
+pub const DELAY_MS_MAX: u64 = 365 * 24 * 60 * 60 * 1_000;
+/// Latest time a message can be delayed until, in milliseconds since the Unix epoch: what an id can say.
+/// A node takes none that is more than [`DELAY_MS_MAX`] ahead.
+pub const DELIVER_AT_MS_MAX: u64 = (1 << 48) - 1;
 /// Largest encoded header map of a message, in bytes.
 pub const HEADERS_BYTES_MAX: usize = 32 * 1024;
 /// Most receivers one publish may name.

@@ -116,6 +116,8 @@ refusals! {
     Draining = 45, "draining", "publish to another peer, or resume it: restante peer resume NAME";
     /// The class still has peers.
     ClassInUse = 46, "class_in_use", "put its peers into another class first: restante peer set NAME --class";
+    /// As many delayed messages wait for their time as the node takes.
+    DelayedQuota = 47, "delayed_quota", "wait until some have come due, or raise delayed_max";
     /// The principal may not do this.
     NotAllowed = 50, "not_allowed", "log in with a key that has the role";
     /// A defect in the node; the message is safe, the answer is not to be had.

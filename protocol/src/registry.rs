@@ -462,7 +462,7 @@ impl Registry {
     }
 
     /// What to call this peer in an answer: its name, `name#id` once removed, `#id` once forgotten; or a
-    /// group that is there.
+    /// group that is there. Delayed messages are the node's: `#delayed`.
     #[must_use]
     pub fn label(&self, id: PeerId) -> String {
         match (self.get(id), self.removed(id)) {
@@ -470,6 +470,7 @@ impl Registry {
             (None, Some(removed)) => removed.label(),
             (None, None) => match self.group(id) {
                 Some(group) => group.name.to_string(),
+                None if id == PeerId::DELAYED => "#delayed".to_owned(),
                 None => format!("#{}", id.0),
             },
         }

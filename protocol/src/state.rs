@@ -1,4 +1,5 @@
-//! What a node remembers beside its messages: its peers and its producers.
+//! What a node remembers beside its messages: its peers, its producers, and which delayed messages went
+//! last.
 //!
 //! Every change is an event in an admin record of the journal. It is applied when it is appended, so
 //! that a checkpoint taken at any moment holds exactly what stands before it in the log, and answered
@@ -11,6 +12,7 @@
 //! Events and checkpoints begin with a format byte; what a later release wrote is refused by name.
 
 use crate::admin::AdminDone;
+use crate::job::Copies;
 use crate::producers::{Opened, PRODUCERS_MAX_DEFAULT, ProducerOpened, Producers};
 use crate::registry::{AdminEvent, PEERS_MAX_DEFAULT, Registry};
 use serde::{Deserialize, Serialize};
@@ -26,6 +28,9 @@ pub enum StateEvent {
     Admin(AdminEvent),
     /// Of its producers.
     Producer(ProducerOpened),
+    /// Of the delayed messages whose time has come: what stands behind it in its batch are copies of
+    /// them, for their receivers.
+    Released(Copies),
 }
 
 impl StateEvent {
@@ -55,6 +60,8 @@ pub enum Applied {
     Admin(AdminDone),
     /// Of one about producers.
     Producer(Opened),
+    /// Of one about delayed messages.
+    Released,
 }
 
 /// See the module.
@@ -64,6 +71,8 @@ pub struct NodeState {
     pub registry: Registry,
     /// The producers.
     pub producers: Producers,
+    /// The last delayed messages that were copied into queues. Those that came before have been settled.
+    pub released: Option<Copies>,
 }
 
 /// How much a node remembers.
@@ -86,7 +95,8 @@ impl NodeState {
     #[must_use]
     pub fn new(limits: StateLimits) -> NodeState {
         let registry = Registry::new(limits.peers_max);
-        NodeState { registry, producers: Producers::new(limits.producers_max) }
+        let producers = Producers::new(limits.producers_max);
+        NodeState { registry, producers, released: None }
     }
 
     /// Carries an event out.
@@ -97,6 +107,10 @@ impl NodeState {
         match event {
             StateEvent::Admin(event) => self.registry.apply(event).map(Applied::Admin),
             StateEvent::Producer(event) => self.producers.apply(event).map(Applied::Producer),
+            StateEvent::Released(copies) => {
+                self.released = Some(copies.clone());
+                Ok(Applied::Released)
+            }
         }
     }
 
@@ -108,17 +122,21 @@ impl NodeState {
         self.apply(&StateEvent::parse(bytes)?)
     }
 
-    /// Everything a restart needs: `u8 format | u32 length | registry | producers`.
+    /// Everything a restart needs: `u8 format | u32 length | registry | u32 length | released |
+    /// producers`.
     ///
     /// # Errors
     /// Never in practice: see [`Registry::snapshot`].
     pub fn snapshot(&self) -> Result<Vec<u8>, StateError> {
         let registry = self.registry.snapshot()?;
-        let length = u32::try_from(registry.len())
-            .map_err(|_| StateError::Unwritable("the registry is over 4 GiB".to_owned()))?;
+        let released = rmp_serde::to_vec_named(&self.released).map_err(StateError::unwritable)?;
         let mut out = vec![STATE_FORMAT];
-        out.extend_from_slice(&length.to_be_bytes());
-        out.extend_from_slice(&registry);
+        for (what, part) in [("the registry", registry), ("what was released", released)] {
+            let length = u32::try_from(part.len())
+                .map_err(|_| StateError::Unwritable(format!("{what} is over 4 GiB")))?;
+            out.extend_from_slice(&length.to_be_bytes());
+            out.extend_from_slice(&part);
+        }
         self.producers.snapshot(&mut out);
         Ok(out)
     }
@@ -129,15 +147,21 @@ impl NodeState {
     /// The bytes are of a later format, or no snapshot.
     pub fn restore(bytes: &[u8], limits: StateLimits) -> Result<NodeState, StateError> {
         let body = body_of_this_format(bytes)?;
-        let cut = || StateError::Unreadable("the checkpoint is cut short".to_owned());
-        let (length, body) = body.split_first_chunk::<4>().ok_or_else(cut)?;
-        let length = u32::from_be_bytes(*length) as usize;
-        let (registry, producers) = body.split_at_checked(length).ok_or_else(cut)?;
+        let (registry, body) = take_part(body)?;
+        let (released, producers) = take_part(body)?;
         Ok(NodeState {
             registry: Registry::restore(registry, limits.peers_max)?,
             producers: Producers::restore(producers, limits.producers_max)?,
+            released: rmp_serde::from_slice(released).map_err(StateError::unreadable)?,
         })
     }
+}
+
+/// A part of a checkpoint that has its length in front, and what follows it.
+fn take_part(bytes: &[u8]) -> Result<(&[u8], &[u8]), StateError> {
+    let cut = || StateError::Unreadable("the checkpoint is cut short".to_owned());
+    let (length, rest) = bytes.split_first_chunk::<4>().ok_or_else(cut)?;
+    rest.split_at_checked(u32::from_be_bytes(*length) as usize).ok_or_else(cut)
 }
 
 fn body_of_this_format(bytes: &[u8]) -> Result<&[u8], StateError> {

@@ -134,6 +134,8 @@ pub struct PeerStatus {
     pub unacked: u64,
     /// Parked messages.
     pub parked: u64,
+    /// Messages accepted for it that wait for their time: in its queue later.
+    pub delayed: u64,
     /// Messages acked since the node started.
     pub acked: u64,
     /// When the next connection attempt is due, if one is.
@@ -157,7 +159,7 @@ pub enum Taking {
     /// It is.
     #[default]
     Open,
-    /// An operator drains it: it is given none, and some wait still.
+    /// An operator drains it: it is given none, and some wait still, in its queue or for their time.
     Draining,
     /// It is drained: it is given none, and none waits. Parked ones stay.
     Drained,
@@ -258,6 +260,8 @@ pub struct NodeStatus {
     pub acked: u64,
     /// Messages waiting for some receiver, counted per receiver.
     pub waiting: u64,
+    /// Delayed messages that wait for their time, each counted once.
+    pub delayed: u64,
     /// Bytes on disk.
     pub journal_bytes: u64,
     /// Whether publishes are accepted, and if not why.
@@ -270,7 +274,10 @@ impl MessageState {
     pub const fn is_open(&self) -> bool {
         matches!(
             self,
-            MessageState::Queued | MessageState::InFlight { .. } | MessageState::Retrying { .. }
+            MessageState::Delayed { .. }
+                | MessageState::Queued
+                | MessageState::InFlight { .. }
+                | MessageState::Retrying { .. }
         )
     }
 }
@@ -328,6 +335,11 @@ pub struct Blocked {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MessageState {
+    /// Accepted, and in nobody's queue before its time.
+    Delayed {
+        /// When that is: of one delayed for a time by the wall clock as it stood when it was accepted.
+        until: WallMillis,
+    },
     /// Accepted, waiting to be sent.
     Queued,
     /// Sent, not yet acked.

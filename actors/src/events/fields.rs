@@ -83,6 +83,7 @@ pub(super) static MEANINGS: &[(&str, &str)] = &[
     ("connections", "open connections"),
     ("crashes", "crashes within the last while"),
     ("data_dir", "the data directory"),
+    ("delayed", "messages that wait for their time, each counted once"),
     ("dir", "the directory of a backup"),
     ("down", "peers whose health is neither up nor paused"),
     ("epoch", "how often this journal has been opened"),

@@ -95,7 +95,7 @@ events! {
 
     "How all peers are, once a minute: how many of them up, down (any other health) and paused."
         => "Watch `waiting` and `parked` grow; the summary_peer lines after it name the worst. A `commit_ms_max` of seconds is a disk that cannot keep up or is ill: every confirm waits for it."
-    INFO summary(peers: u64, up: u64, down: u64, paused: u64, waiting: u64, parked: u64, confirmed: u64, acked: u64, connections: u64, journal_bytes: u64, commits: u64, commit_ms_max: u64, more: u64);
+    INFO summary(peers: u64, up: u64, down: u64, paused: u64, waiting: u64, parked: u64, delayed: u64, confirmed: u64, acked: u64, connections: u64, journal_bytes: u64, commits: u64, commit_ms_max: u64, more: u64);
 
     "One of the (at most 20) worst peers, after each summary. Peers that are up with nothing waiting are never listed."
         => "See the event of its health: peer_down, peer_slow, peer_refusing, peer_failed, actor_held."
@@ -166,6 +166,9 @@ events! {
         => "As the reason says; remove the directory and take another."
     WARN backup_failed(dir: &str, reason: &str);
 
+    "Delayed messages of before the start have been read: so many wait for their time." => "Nothing."
+    INFO delayed_waiting(messages: u64);
+
     // Connections.
 
     "A connection has said hello." => "Nothing."
@@ -223,7 +226,7 @@ events! {
         => "Nothing."
     INFO peer_forgotten(peer: &str);
 
-    "An operator deleted messages that waited or were parked for a peer. Each keeps a ledger record; `reason` says why it ended early, if so."
+    "An operator deleted messages that waited or were parked for a peer, or removed it while they were delayed. Each keeps a ledger record; `reason` says why it ended early or is said late, if so."
         => "Nothing, if it was meant."
     WARN messages_purged(peer: &str, messages: u64, reason: Option<&str>, by: &str);
 

@@ -156,8 +156,9 @@ impl Peer {
                     }
                     id = original_id(flags, &transmit.body).unwrap_or(id);
                     // A hand-over that was cut short by a crash is repeated from its last record,
-                    // so a copy may be one of two.
-                    redelivered |= flags & body_flags::ORIGINAL_ID != 0;
+                    // so a copy may be one of two; one of a delayed message is not.
+                    redelivered |=
+                        flags & body_flags::RELEASED == 0 && flags & body_flags::ORIGINAL_ID != 0;
                 }
                 room = room.saturating_sub(transmit.body.len() + FRAME_BYTES);
                 self.outgoing.push(Leaving {

@@ -45,7 +45,7 @@ pub struct EnqueuedMessage {
 // There is one for each message and receiver of a batch.
 const _: () = assert!(size_of::<EnqueuedMessage>() == 24);
 
-/// Messages and their bytes, counted up from the start of the node.
+/// Messages and their bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Taken {
     /// How many.
@@ -59,6 +59,12 @@ impl Taken {
     pub fn add(&mut self, messages: u64, bytes: u64) {
         self.messages += messages;
         self.bytes += bytes;
+    }
+
+    /// Counts some less.
+    pub fn take(&mut self, messages: u64, bytes: u64) {
+        self.messages = self.messages.saturating_sub(messages);
+        self.bytes = self.bytes.saturating_sub(bytes);
     }
 }
 

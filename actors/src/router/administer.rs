@@ -72,7 +72,7 @@ impl Router {
             self.make_room_for_another();
         }
         let (registry, now) = (&self.state.registry, WallMillis(clock::wall_ms()));
-        let mut event = registry.check(command, now, by, |id| self.stored_for(id))?;
+        let mut event = registry.check(command, now, by, |id| self.kept_for(id))?;
         if let AdminEvent::JobBegun(job) = &mut event {
             job.through = self.journal.next_number() - 1;
         }
@@ -100,13 +100,14 @@ impl Router {
             return Ok((AdminDone { id, version, messages: 0, job: None }, None));
         }
         let removes = matches!(event, AdminEvent::PeerRemoved { .. });
-        let waiting = if removes { self.stored_for(id) } else { 0 };
+        let waiting = if removes { self.kept_for(id) } else { 0 };
         let groups = self.state.registry.groups_of(id).count() as u64;
         self.append_state(&StateEvent::Admin(event.clone()))?;
         if removes {
             // Nothing more is accepted for it; what was is in the log before its removal.
             if let Some(mut slot) = self.slots.remove(id) {
                 self.shared.kept.fetch_sub(slot.kept() as i64, Relaxed);
+                self.delays.peer_removed(id, slot.delayed());
             }
             self.leaving.extend(self.shared.directory.remove(id).map(|seat| (id, seat)));
         }
@@ -212,6 +213,12 @@ impl Router {
         self.journal.backlog(id).messages
     }
 
+    /// Messages that wait or are parked for a peer, and those that are delayed.
+    pub(super) fn kept_for(&self, id: PeerId) -> u64 {
+        let slot = self.slots.get(id);
+        self.stored_for(id) + slot.map_or_else(|| self.delays.left_by(id), |slot| slot.delayed())
+    }
+
     /// Messages that wait or are parked for a peer, those on their way to disk included: the journal
     /// counts a message only once it is there.
     pub(super) fn stored_for(&self, id: PeerId) -> u64 {
@@ -237,7 +244,7 @@ impl Handler<PeerRecords> for Router {
 
     fn handle(&mut self, asked: PeerRecords, _: &mut Context<Self>) -> Self::Result {
         let above = self.state.registry.peers_above(asked.after).take(PEER_PAGE_MAX);
-        let mut look = Look::new(&mut self.slots, &self.state.registry);
+        let mut look = Look::new(&self.slots, &self.state.registry, &self.delays);
         MessageResult(above.map(|record| PeerRecordView::present(record, &mut look)).collect())
     }
 }
@@ -247,7 +254,7 @@ impl Handler<super::FindPeer> for Router {
 
     fn handle(&mut self, asked: super::FindPeer, _: &mut Context<Self>) -> Self::Result {
         let registry = &self.state.registry;
-        let mut look = Look::new(&mut self.slots, registry);
+        let mut look = Look::new(&self.slots, registry, &self.delays);
         let found = registry.find(&asked.0);
         MessageResult(found.map(|found| PeerRecordView::of(found, registry, &mut look)))
     }
@@ -285,6 +292,7 @@ impl PeerRecordView {
             version: record.version,
             paused: record.paused,
             taking: look.taking(record),
+            delayed: look.delayed(record.id),
             removed: false,
             parked_at: None,
             removed_by: None,

@@ -1,8 +1,10 @@
 //! A batch on its way to disk: first being built, then awaiting its ticket.
 
 use super::calls::Call;
+use super::delay::DelayedSlot;
 use super::disposal::Copies;
 use super::jobs::Step;
+use super::release::Released;
 use super::repeats::OldRepeat;
 use super::{AdminEffect, OpenedProducer};
 use crate::journal::{BatchRecord, Ticket};
@@ -63,6 +65,8 @@ pub(super) enum Outcome {
     },
     /// Copies of a removed peer's messages, for another: the originals are settled now.
     HandedOver(Box<Copies>),
+    /// Copies of delayed messages whose time has come: the originals are settled now.
+    Released(Box<Released>),
     /// A job goes on.
     OfJob(Box<Step>),
 }
@@ -86,6 +90,7 @@ pub(super) struct Building {
     /// Peers whose slots gather messages of this batch.
     pub(super) touched: Vec<PeerId>,
     pub(super) calls: Vec<CallSlot>,
+    pub(super) delayed: Vec<DelayedSlot>,
 }
 
 impl Building {
@@ -162,4 +167,5 @@ pub(super) struct Pending {
     pub(super) bytes: usize,
     pub(super) outcomes: Vec<Outcome>,
     pub(super) hand_offs: Vec<(PeerId, Vec<EnqueuedMessage>)>,
+    pub(super) delayed: Vec<DelayedSlot>,
 }

@@ -78,6 +78,7 @@ impl Router {
             records: 1,
             outcomes: Vec::new(),
             hand_offs: Vec::new(),
+            delayed: Vec::new(),
         });
         self.state.apply(event).map_err(defect)
     }
@@ -141,11 +142,13 @@ impl Router {
                     records,
                     outcomes: building.outcomes,
                     hand_offs,
+                    delayed: building.delayed,
                 });
                 Ok(Some(first_number))
             }
             Err((_, why)) => {
                 self.take_hand_offs(&building.touched, false);
+                self.forget_delayed(building.delayed);
                 self.abandon(building.outcomes, &why);
                 Err(why)
             }
@@ -207,6 +210,13 @@ impl Router {
         for copies in std::mem::take(&mut self.copied) {
             self.copies_durable(copies, ctx);
         }
+        for released in std::mem::take(&mut self.released) {
+            self.copies_released(released, ctx);
+        }
+        if !pending.delayed.is_empty() {
+            self.remember_delayed(&pending.delayed, pending.first_number);
+            self.arm_delays(ctx);
+        }
         for step in std::mem::take(&mut self.steps) {
             self.job_step(step, ctx);
         }
@@ -251,6 +261,7 @@ impl Router {
                     self.effects.push(Effected { effect: *effect, reply, done });
                 }
                 Outcome::HandedOver(copies) => self.copied.push(*copies),
+                Outcome::Released(released) => self.released.push(*released),
                 Outcome::OfJob(step) => self.steps.push(*step),
             }
         }
@@ -347,8 +358,9 @@ impl Router {
                 Outcome::Administered { reply, .. } => {
                     let _ = reply.send(Err(why.clone()));
                 }
-                // What was to be handed over or replayed stays where it is; the next life goes on.
-                Outcome::HandedOver(_) | Outcome::OfJob(_) => {}
+                // What was to be handed over, released or replayed stays where it is; the next life
+                // goes on.
+                Outcome::HandedOver(_) | Outcome::Released(_) | Outcome::OfJob(_) => {}
             }
         }
     }

@@ -70,6 +70,7 @@ impl Router {
     /// Begins, or goes on after a restart.
     pub(super) fn dispose(&mut self, id: PeerId, by: String, ctx: &mut Context<Self>) {
         self.end_calls(id);
+        self.delays.retiring(id);
         let through = self.journal.next_number() - 1;
         self.dispose_page(
             Disposal { id, by, lane: Lane::Open, after: 0, through, messages: 0 },
@@ -295,6 +296,10 @@ impl Router {
     fn disposed(&mut self, disposal: Disposal, destination: Destination, ctx: &mut Context<Self>) {
         let removed = self.state.registry.removed(disposal.id);
         if removed.is_none_or(|removed| removed.disposition.is_done()) {
+            if destination == Destination::Purge && disposal.messages > 0 {
+                let peer = self.state.registry.label(disposal.id);
+                events::messages_purged(&peer, disposal.messages, None, &disposal.by);
+            }
             self.count_left_by(disposal.id);
             return self.forget_if_spent(disposal.id);
         }
@@ -323,7 +328,8 @@ impl Router {
 
     /// What a removed peer has left, and nobody will do anything about, counts against the node's
     /// quota from now on.
-    pub(super) fn count_left_by(&self, id: PeerId) {
+    pub(super) fn count_left_by(&mut self, id: PeerId) {
+        self.delays.retired(id);
         self.shared.kept.fetch_add(self.stored_for(id) as i64, Relaxed);
     }
 }
@@ -347,6 +353,7 @@ impl Building {
     ) -> bool {
         let Ok(mut body) = Body::parse(&stored.body) else { return false };
         body.original_id = body.original_id.or(Some(id));
+        body.released = false;
         body.ttl_ms = body.ttl_ms.filter(|_| life == Life::Same);
         let mut bytes = Vec::with_capacity(body.encoded_len());
         body.encode(&mut bytes);

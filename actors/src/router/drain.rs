@@ -5,6 +5,7 @@
 //! is still to come.
 
 use super::Router;
+use super::delay::Delays;
 use super::slots::Slots;
 use crate::events;
 use restante_protocol::id::PeerId;
@@ -47,15 +48,21 @@ impl Drains {
 
 /// A look at draining peers, of one moment.
 pub(super) struct Look<'a> {
-    slots: &'a mut Slots,
+    slots: &'a Slots,
     registry: &'a Registry,
+    delays: &'a Delays,
     /// Peers that more is coming for by itself, once somebody has asked.
     given_to: Option<BTreeSet<PeerId>>,
 }
 
 impl<'a> Look<'a> {
-    pub(super) fn new(slots: &'a mut Slots, registry: &'a Registry) -> Look<'a> {
-        Look { slots, registry, given_to: None }
+    pub(super) fn new(slots: &'a Slots, registry: &'a Registry, delays: &'a Delays) -> Look<'a> {
+        Look { slots, registry, delays, given_to: None }
+    }
+
+    /// How many delayed messages wait for their time that were accepted for this peer.
+    pub(super) fn delayed(&self, id: PeerId) -> u64 {
+        self.slots.get(id).map_or_else(|| self.delays.left_by(id), |slot| slot.delayed())
     }
 
     /// Whether this peer is given new messages.
@@ -67,19 +74,25 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// Whether nothing waits for a draining peer, and no replay or hand-over that began before brings
-    /// more.
+    /// Whether nothing waits for a draining peer, in its queue or for its time, and no replay or
+    /// hand-over that began before brings more.
     fn is_drained(&mut self, id: PeerId) -> bool {
-        let Look { slots, registry, given_to } = self;
-        slots.get_mut(id).is_some_and(|slot| slot.is_delivered())
-            && !given_to.get_or_insert_with(|| registry.given_to()).contains(&id)
+        let Look { slots, registry, delays, given_to } = self;
+        let given_to_now = || {
+            let mut given_to = registry.given_to();
+            given_to.extend(delays.heirs(registry));
+            given_to
+        };
+        delays.are_read()
+            && slots.get(id).is_some_and(|slot| slot.is_delivered())
+            && !given_to.get_or_insert_with(given_to_now).contains(&id)
     }
 }
 
 impl Router {
     /// Tells of those of which nothing waits any more.
     pub(super) fn look_at_drains(&mut self) {
-        let mut look = Look::new(&mut self.slots, &self.state.registry);
+        let mut look = Look::new(&self.slots, &self.state.registry, &self.delays);
         for id in self.drains.next() {
             let Some(record) = self.state.registry.get(id) else {
                 self.drains.end(id);

@@ -1,6 +1,6 @@
 //! Forgetting removed peers, so that adding and removing them for ever costs no more than keeping
-//! the last ones: a removed peer is remembered while messages of its own are stored, and for as long
-//! as the ledger can speak of one, since `name#id` is all that an answer can call it. Its id is never
+//! the last ones: a removed peer is remembered while messages of its own are stored or delayed, and for as
+//! long as the ledger can speak of one, since `name#id` is all that an answer can call it. Its id is never
 //! given again.
 
 use super::Router;
@@ -39,22 +39,25 @@ impl Router {
     /// With no room for another name, the first without messages of its own goes, though the ledger
     /// may still speak of it: it will be called `#id` there.
     pub(super) fn make_room_for_another(&mut self) {
-        if self.state.registry.is_memory_full() {
+        if self.state.registry.is_memory_full() && self.delays.are_read() {
             let at_rest = self.state.registry.at_rest(PeerId::NONE, usize::MAX);
-            if let Some(id) = at_rest.into_iter().find(|id| self.stored_for(*id) == 0) {
+            if let Some(id) = at_rest.into_iter().find(|id| self.kept_for(*id) == 0) {
                 self.forget(id);
             }
         }
     }
 
+    /// Whether nothing of it is stored, nor delayed: that may be meant for one that never had a message.
     fn is_spent(&self, id: PeerId, oldest: MessageNumber) -> bool {
-        self.journal.backlog(id).newest < oldest && self.stored_for(id) == 0
+        let is_gone = self.journal.backlog(id).newest < oldest && self.kept_for(id) == 0;
+        is_gone && self.delays.are_read()
     }
 
     fn forget(&mut self, id: PeerId) {
         let label = self.state.registry.label(id);
         // A journal that does not take it now will be asked again.
         if self.append_state(&StateEvent::Admin(AdminEvent::PeerForgotten { id })).is_ok() {
+            self.delays.retired(id);
             events::peer_forgotten(&label);
         }
     }

@@ -13,7 +13,7 @@ use super::disposal::{Life, copy_room};
 use crate::aside::{self, Aside, Look};
 use crate::clock;
 use crate::events;
-use crate::journal::{Journal, LookupError, ReadError, Settle};
+use crate::journal::{Journal, LookupError, ReadError, Settle, Stored};
 use crate::peer::Recount;
 use actix::prelude::*;
 use restante_protocol::id::{MessageId, MessageNumber, NodeTag, PeerId};
@@ -540,7 +540,7 @@ async fn copied(
         };
         for aside in asides {
             let Some(copy) = copies.of(aside.stored.number) else { continue };
-            if is_copy(journal, node, &aside, copy, copies.accepted_ms).await? {
+            if is_copy(journal, node, &aside.stored, copy, copies.accepted_ms).await? {
                 open.push(moved(&aside, copy));
             } else {
                 missing += 1;
@@ -553,16 +553,15 @@ async fn copied(
 
 /// Whether the record of this number is a copy of this message, and not one that took the number after
 /// the end of the log had been cut off.
-async fn is_copy(
+pub(super) async fn is_copy(
     journal: &dyn Journal,
     node: NodeTag,
-    original: &Aside,
+    stored: &Stored,
     copy: MessageNumber,
     accepted_ms: u64,
 ) -> Result<bool, Refusal> {
     match journal.lookup(copy).await {
         Ok(life) => {
-            let stored = &original.stored;
             let own = MessageId::new(stored.accepted_ms, node, 0, stored.number);
             let id = Body::parse(&stored.body).ok().and_then(|body| body.original_id);
             let is_of_it = |body: &bytes::Bytes| {

@@ -139,6 +139,8 @@ pub struct PeerRecordView {
     pub paused: bool,
     /// Whether it is given new messages.
     pub taking: Taking,
+    /// Delayed messages accepted for it.
+    pub delayed: u64,
     /// Whether it has been removed.
     pub removed: bool,
     /// When what waited for it was parked, where it lies, by its removal.

@@ -19,6 +19,7 @@ mod batch;
 mod calls;
 mod classes;
 mod commit;
+mod delay;
 mod disposal;
 mod drain;
 mod forget;
@@ -26,6 +27,7 @@ mod groups;
 mod jobs;
 pub mod messages;
 mod publish;
+mod release;
 mod repeats;
 mod slots;
 
@@ -44,7 +46,9 @@ use restante_protocol::id::PeerId;
 use restante_protocol::job::Job;
 use restante_protocol::producers::SessionError;
 use restante_protocol::refusal::{Code, Refusal};
-use restante_protocol::registry::{AdminEvent, Class, Group, Peer as PeerRecord};
+use restante_protocol::registry::{
+    AdminEvent, Class, Destination, Group, Peer as PeerRecord, Removed,
+};
 use restante_protocol::state::{Applied, NodeState, StateEvent};
 use restante_protocol::time::Time;
 use slots::{Slot, Slots};
@@ -91,6 +95,9 @@ pub struct Router {
     effects: Vec<Effected>,
     /// Pages of removed peers whose copies for others have just become durable.
     copied: Vec<disposal::Copies>,
+    delays: delay::Delays,
+    /// Delayed messages whose copies have just become durable.
+    released: Vec<release::Released>,
     jobs: jobs::Jobs,
     /// Of jobs, what has just become durable.
     steps: Vec<jobs::Step>,
@@ -168,6 +175,8 @@ impl Router {
             calls,
             effects: Vec::new(),
             copied: Vec::new(),
+            delays: delay::Delays::default(),
+            released: Vec::new(),
             jobs: jobs::Jobs::default(),
             steps: Vec::new(),
             leaving: administer::Leaving::new(),
@@ -242,13 +251,19 @@ impl Actor for Router {
         for group in self.state.registry.groups_behind(None) {
             self.shared.directory.insert_group(group.name.clone(), group.id);
         }
-        for removed in self.state.registry.removed_peers() {
-            if removed.disposition.is_done() {
-                self.count_left_by(removed.peer.id);
-            }
-        }
-        let unfinished: Vec<PeerId> =
-            self.state.registry.unfinished().map(|removed| removed.peer.id).collect();
+        let registry = &self.state.registry;
+        // One whose messages have all been purged has some only if they were delayed and came since.
+        let has_more = |id| {
+            registry.destination(id) == Some(Destination::Purge)
+                && self.journal.backlog(id).messages > 0
+        };
+        let is_at_rest =
+            |removed: &&Removed| removed.disposition.is_done() && !has_more(removed.peer.id);
+        let (at_rest, unfinished): (Vec<&Removed>, Vec<&Removed>) =
+            registry.removed_peers().partition(is_at_rest);
+        let ids = |of: Vec<&Removed>| of.into_iter().map(|r| r.peer.id).collect::<Vec<PeerId>>();
+        let (at_rest, unfinished) = (ids(at_rest), ids(unfinished));
+        at_rest.into_iter().for_each(|id| self.count_left_by(id));
         for id in unfinished {
             self.dispose(id, "restart".to_owned(), ctx);
         }
@@ -256,6 +271,7 @@ impl Actor for Router {
         for number in jobs {
             self.resume_job(number, ctx);
         }
+        self.begin_delays(ctx);
         ctx.run_interval(SWEEP_EVERY, |router, _| router.tell_unsaid(clock::now()));
         ctx.run_interval(drain::LOOK_EVERY, |router, _| router.look_at_drains());
     }
@@ -305,7 +321,7 @@ impl Router {
                 }
                 self.once_durable(batch::Outcome::Opened { reply, opened });
             }
-            Ok(Applied::Admin(_)) => {}
+            Ok(Applied::Admin(_) | Applied::Released) => {}
             Err(why) => {
                 let _ = reply.send(Err(why));
             }

@@ -5,6 +5,7 @@
 
 use super::batch::{CallSlot, Outcome};
 use super::calls::Call;
+use super::delay::DELAYED_BYTES;
 use super::messages::{ProducerSession, PublishBatch, PublishItem, Receiver};
 use super::repeats::OldRepeat;
 use super::slots::Over;
@@ -16,7 +17,7 @@ use crate::peer::EnqueuedMessage;
 use actix::prelude::*;
 use restante_protocol::frame::{Refuse, publish_flags};
 use restante_protocol::id::{MessageId, PeerId};
-use restante_protocol::message::{Body, body_flags};
+use restante_protocol::message::{Body, body_flags, option_flags};
 use restante_protocol::name::Name;
 use restante_protocol::producers::{Accepted, Decision, Refused, SessionError};
 use restante_protocol::record::{
@@ -191,6 +192,13 @@ impl Router {
         if let Some(why) = forbidden(flags, receivers).or_else(|| self.too_many_calls(flags)) {
             return self.refuse_all(batch, item, &why);
         }
+        let delay = match flags & body_flags::OPTIONS != 0 && is_delayed(body) {
+            false => None,
+            true => match self.delay_of(flags, body) {
+                Ok(delay) => delay,
+                Err(why) => return self.refuse_all(batch, item, &why),
+            },
+        };
         let split = self.split(receivers, body.len() as u64);
         let all_or_nothing = item.flags & publish_flags::ALL_OR_NOTHING != 0;
         if split.accepted.is_empty() || (all_or_nothing && !split.is_whole()) {
@@ -200,7 +208,8 @@ impl Router {
             return self.refuse_all(batch, item, &why);
         }
 
-        let bytes = record_room(split.accepted.len(), body.len());
+        let more = if delay.is_some() { DELAYED_BYTES } else { 0 };
+        let bytes = record_room(split.accepted.len(), body.len() + more);
         if bytes > self.caps.record_bytes_max {
             let max = self.caps.record_bytes_max;
             let detail = format!("a record of {bytes} bytes, a segment of the log takes {max}");
@@ -212,7 +221,10 @@ impl Router {
                 return;
             }
         }
-        let index = self.accept(batch, item, body, flags, &split.accepted);
+        let index = match delay {
+            None => self.accept(batch, item, body, flags, &split.accepted),
+            Some(at) => self.accept_delayed(batch, item, body, at, &split.accepted),
+        };
         if split.is_whole() {
             let (to, sequence) = (&batch.from, item.sequence);
             self.building.confirm(to, producer.index, sequence, index, frame_bytes);
@@ -474,12 +486,18 @@ fn gone(receiver: Receiver) -> (Code, &'static str) {
     }
 }
 
+/// Of a body with options and no original id, whether one of them is a delay.
+fn is_delayed(body: &[u8]) -> bool {
+    let options = body.get(1).copied().unwrap_or(0);
+    options & (option_flags::DELAY | option_flags::DELIVER_AT) != 0
+}
+
 /// What a producer may not ask for.
 fn forbidden(flags: u8, receivers: &[Receiver]) -> Option<Refusal> {
     if receivers.is_empty() {
         return Some(Refusal::new(Code::NoReceiver, "the publish names no receiver"));
     }
-    if flags & body_flags::ORIGINAL_ID != 0 {
+    if flags & (body_flags::ORIGINAL_ID | body_flags::RELEASED) != 0 {
         let detail = "only a node marks a message as handed over";
         return Some(Refusal::new(Code::Unsupported, detail));
     }

@@ -9,10 +9,11 @@
 
 use super::messages::Receiver;
 use crate::directory::Directory;
-use crate::journal::{Journal, LookupError};
+use crate::journal::{Ended, Journal, Life, LookupError};
 use crate::link::SharedProducer;
 use restante_protocol::frame::{Confirm, Refuse};
 use restante_protocol::id::{MessageId, PeerId};
+use restante_protocol::message::Body;
 use restante_protocol::name::Name;
 use restante_protocol::refusal::{Code, Refusal};
 use smallvec::SmallVec;
@@ -43,7 +44,7 @@ pub(super) async fn answer(
     let is_there = |peer: PeerId| directory.seat(peer).is_some();
     for OldRepeat { sequence, id, receivers, bytes } in repeats {
         let stored: Vec<PeerId> = match journal.lookup(id.number()).await {
-            Ok(life) => life.receivers.into_iter().map(|(peer, _)| peer).collect(),
+            Ok(life) => accepted_for(&*journal, life).await,
             Err(LookupError::Unavailable) => {
                 let why = Refusal::new(Code::JournalPoisoned, "the journal cannot be read now");
                 return to.abandon(&why);
@@ -74,6 +75,21 @@ pub(super) async fn answer(
         let id = Some(id);
         to.refuse(&Refuse { sequence, id, code, receivers, members, detail }, bytes);
     }
+}
+
+/// For whom a message was accepted; of a delayed one its body says so, or the copy that it went on as.
+/// Empty if nothing does any more.
+async fn accepted_for(journal: &dyn Journal, life: Life) -> Vec<PeerId> {
+    let delayed = life.receivers.iter().find(|(peer, _)| *peer == PeerId::DELAYED);
+    let Some((_, ended)) = delayed else {
+        return life.receivers.into_iter().map(|(peer, _)| peer).collect();
+    };
+    if let Some(body) = life.body.as_deref() {
+        return Body::parse(body).unwrap_or_default().delayed_for().collect();
+    }
+    let Some(copy) = ended.as_ref().and_then(Ended::copy_number) else { return Vec::new() };
+    let copy = journal.lookup(copy).await;
+    copy.map_or_else(|_| Vec::new(), |life| life.receivers.iter().map(|(peer, _)| *peer).collect())
 }
 
 /// Receivers that refused, by alias.

@@ -21,7 +21,9 @@ pub(super) struct Slot {
     /// Appended for it since the node started. Against what it says it has taken over, they tell what
     /// is on its way between here and its own count.
     appended: Taken,
-    /// What it has of both, when the batch being built began.
+    /// Accepted for it and waiting for their time: in its queue later.
+    delayed: Taken,
+    /// What it has of all that, when the batch being built began.
     has: Taken,
     /// Messages of the batch being built, and their bytes.
     gathered: Vec<EnqueuedMessage>,
@@ -70,6 +72,7 @@ impl Slot {
             bytes_max: u64::MAX,
             draining,
             appended: Taken::default(),
+            delayed: Taken::default(),
             has: Taken::default(),
             gathered: Vec::new(),
             gathered_bytes: 0,
@@ -112,7 +115,23 @@ impl Slot {
         std::mem::take(&mut self.gathered)
     }
 
-    /// Whether a message of this size is over the peer's quota. Everything appended for it and not
+    /// A delayed message was accepted for it.
+    pub(super) fn hold(&mut self, bytes: u64) {
+        self.delayed.add(1, bytes);
+        self.has.add(1, bytes);
+    }
+
+    /// A delayed message is one no more.
+    pub(super) fn let_go(&mut self, bytes: u64) {
+        self.delayed.take(1, bytes);
+    }
+
+    /// Delayed messages accepted for it.
+    pub(super) fn delayed(&self) -> u64 {
+        self.delayed.messages
+    }
+
+    /// Whether a message of this size is over the peer's quota. Everything accepted for it and not
     /// settled counts, wherever it is at the moment; added up once per batch.
     pub(super) fn over_quota(&mut self, bytes: u64) -> Option<Over> {
         if self.gathered.is_empty() {
@@ -132,22 +151,23 @@ impl Slot {
         None
     }
 
-    /// Everything appended for it and not settled.
+    /// Everything appended for it and not settled; without what is delayed.
     pub(super) fn kept(&mut self) -> u64 {
         self.measure();
-        self.has.messages
+        self.has.messages - self.delayed.messages
     }
 
     pub(super) fn is_draining(&self) -> bool {
         self.draining
     }
 
-    /// Whether everything that was accepted for it has been delivered or parked. What the router
-    /// gathers or has on its way to disk is not counted as appended before it is.
+    /// Whether everything that was accepted for it has been delivered or parked, and nothing is delayed.
+    /// What the router gathers or has on its way to disk is not counted as appended before it is.
     pub(super) fn is_delivered(&self) -> bool {
         let marks = &*self.marks;
         let is_counted = marks.counted.load(Relaxed) >= self.appended.messages;
-        is_counted && marks.waiting.load(Relaxed) == 0 && self.gathered.is_empty()
+        let is_empty = marks.waiting.load(Relaxed) == 0 && self.gathered.is_empty();
+        is_counted && is_empty && self.delayed.messages == 0
     }
 
     fn measure(&mut self) {
@@ -155,10 +175,10 @@ impl Slot {
         let Taken { messages, bytes } = self.appended;
         let on_its_way = messages.saturating_sub(marks.counted.load(Relaxed));
         let has = marks.waiting.load(Relaxed) + marks.parked.load(Relaxed);
-        self.has.messages = has + on_its_way;
+        self.has.messages = has + on_its_way + self.delayed.messages;
         let on_its_way = bytes.saturating_sub(marks.counted_bytes.load(Relaxed));
         let has = marks.waiting_bytes.load(Relaxed) + marks.parked_bytes.load(Relaxed);
-        self.has.bytes = has + on_its_way;
+        self.has.bytes = has + on_its_way + self.delayed.bytes;
     }
 }
 
@@ -182,6 +202,11 @@ impl Slots {
     pub(super) fn get_mut(&mut self, id: PeerId) -> Option<&mut Slot> {
         let (page, place) = split(id);
         self.pages.get_mut(page)?.as_deref_mut()?.slots[place].as_deref_mut()
+    }
+
+    pub(super) fn get(&self, id: PeerId) -> Option<&Slot> {
+        let (page, place) = split(id);
+        self.pages.get(page)?.as_deref()?.slots[place].as_deref()
     }
 
     pub(super) fn insert(&mut self, id: PeerId, slot: Slot) {

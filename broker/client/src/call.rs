@@ -141,7 +141,8 @@ fn outcome(answer: Answer) -> Result<Bytes, CallError> {
 fn found(state: MessageState) -> Option<Result<Bytes, CallError>> {
     let unanswered = |how: String| Some(Err(CallError::Unanswered { how }));
     match state {
-        MessageState::Queued
+        MessageState::Delayed { .. }
+        | MessageState::Queued
         | MessageState::InFlight { .. }
         | MessageState::Retrying { .. }
         // Its copy is not in the list yet.

@@ -188,6 +188,18 @@ pub enum PublishError {
         /// Its length, in milliseconds.
         ms: u64,
     },
+    /// A delay that is none or too long. Nothing was sent.
+    #[error("a delay has 1 ms to 365 days, this one has {ms} ms")]
+    BadDelay {
+        /// Its length, in milliseconds.
+        ms: u64,
+    },
+    /// A time of delivery that no clock shows. Nothing was sent.
+    #[error("a time of delivery has 1 ms since 1970 to the year 10889, this one has {ms} ms")]
+    BadDeliverAt {
+        /// The time, in milliseconds since the Unix epoch; 0 for one before.
+        ms: u64,
+    },
     /// A header's name is empty or has a control character. Nothing was sent.
     #[error("a header's name has at least one character and no control characters, not {name:?}")]
     BadHeader {

@@ -5,8 +5,10 @@ use crate::error::PublishError;
 use crate::producer::ReceiptKey;
 use bytes::Bytes;
 use restante_protocol::id::MessageId;
-use restante_protocol::limits::{HEADERS_BYTES_MAX, KEY_BYTES_MAX, TTL_MS_MAX};
-use restante_protocol::message::{Body, encode_headers};
+use restante_protocol::limits::{
+    DELAY_MS_MAX, DELIVER_AT_MS_MAX, HEADERS_BYTES_MAX, KEY_BYTES_MAX, TTL_MS_MAX,
+};
+use restante_protocol::message::{Body, Delay, encode_headers};
 use restante_protocol::name::Name;
 use restante_protocol::refusal::Code;
 use smallvec::SmallVec;
@@ -15,7 +17,7 @@ use std::num::NonZeroU64;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A message and whom it is for.
 ///
@@ -38,6 +40,7 @@ pub struct Publish {
     pub(crate) key: Option<Bytes>,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) ttl: Option<Duration>,
+    pub(crate) delay: Option<Wait>,
     pub(crate) all_or_nothing: bool,
     pub(crate) reply: bool,
 }
@@ -60,6 +63,13 @@ pub struct Route {
     pub(crate) reuses: u64,
     pub(crate) aliases: Arc<[u32]>,
     pub(crate) names: Arc<[Name]>,
+}
+
+/// When a message enters its receivers' queues.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Wait {
+    For(Duration),
+    Until(SystemTime),
 }
 
 impl Publish {
@@ -88,6 +98,7 @@ impl Publish {
             key: None,
             headers: Vec::new(),
             ttl: None,
+            delay: None,
             all_or_nothing: false,
             reply: false,
         }
@@ -117,6 +128,21 @@ impl Publish {
     /// says *expired*. The node rounds it up to a twentieth of a second.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
+        self
+    }
+
+    /// How long after the node has accepted it the message enters its receivers' queues, 1 ms to 365
+    /// days; not earlier, however often the node is restarted. Its time to live begins when it is
+    /// accepted all the same, and has to be longer. A call cannot be delayed.
+    pub fn delay(mut self, delay: Duration) -> Self {
+        self.delay = Some(Wait::For(delay));
+        self
+    }
+
+    /// Instead of a delay the time, by the node's wall clock, at which the message enters its receivers'
+    /// queues; at once if that has passed. The node refuses one that is more than 365 days ahead.
+    pub fn deliver_at(mut self, time: SystemTime) -> Self {
+        self.delay = Some(Wait::Until(time));
         self
     }
 
@@ -165,16 +191,38 @@ impl Publish {
         if let Some(bytes) = key.map(<[u8]>::len).filter(|len| *len == 0 || *len > KEY_BYTES_MAX) {
             return Err(PublishError::BadKey { bytes });
         }
-        let ttl_ms = self.ttl.map(ttl_ms).transpose()?;
+        let bad_ttl = |ms| PublishError::BadTtl { ms };
+        let ttl_ms = self.ttl.map(|ttl| within(ttl, TTL_MS_MAX, bad_ttl)).transpose()?;
+        let delay = self.delay.map(Wait::delay).transpose()?;
         let (reply, payload) = (self.reply, &self.payload[..]);
-        Ok(Body { ttl_ms, key, headers, reply, payload, ..Body::default() })
+        Ok(Body { ttl_ms, delay, key, headers, reply, payload, ..Body::default() })
     }
 }
 
-fn ttl_ms(ttl: Duration) -> Result<NonZeroU64, PublishError> {
-    let ms = u64::try_from(ttl.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
-    let within = NonZeroU64::new(ms).filter(|ms| ms.get() <= TTL_MS_MAX);
-    within.ok_or(PublishError::BadTtl { ms })
+impl Wait {
+    fn delay(self) -> Result<Delay, PublishError> {
+        match self {
+            Wait::For(time) => {
+                let bad = |ms| PublishError::BadDelay { ms };
+                within(time, DELAY_MS_MAX, bad).map(Delay::For)
+            }
+            Wait::Until(time) => {
+                let bad = |ms| PublishError::BadDeliverAt { ms };
+                let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+                within(since_epoch, DELIVER_AT_MS_MAX, bad).map(Delay::Until)
+            }
+        }
+    }
+}
+
+/// A time in milliseconds, rounded up, 1 to `max`.
+fn within(
+    time: Duration,
+    max: u64,
+    bad: impl FnOnce(u64) -> PublishError,
+) -> Result<NonZeroU64, PublishError> {
+    let ms = u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+    NonZeroU64::new(ms).filter(|ms| ms.get() <= max).ok_or_else(|| bad(ms))
 }
 
 pub(crate) fn names<I, N>(receivers: I) -> Result<SmallVec<[Name; 2]>, PublishError>

@@ -7,7 +7,7 @@ use node::{FakeNode, Heard, Peer, id, soon, welcome};
 use restante_client::protocol::control::{Control, Credit, Welcome};
 use restante_client::protocol::refusal::Code;
 use restante_client::{BufferBounds, Client, EndReason, Publish, PublishError};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 async fn connected() -> (FakeNode, Peer, Client) {
     connected_with(|builder| builder).await
@@ -207,6 +207,9 @@ async fn what_is_wrong_with_a_publish_is_said_before_anything_is_sent() {
     assert!(matches!(failed(to_a("").key("")), PublishError::BadKey { bytes: 0 }));
     assert!(matches!(failed(to_a("").key(vec![0; 256])), PublishError::BadKey { bytes: 256 }));
     assert!(matches!(failed(to_a("").ttl(Duration::ZERO)), PublishError::BadTtl { ms: 0 }));
+    assert!(matches!(failed(to_a("").delay(Duration::ZERO)), PublishError::BadDelay { ms: 0 }));
+    let before = UNIX_EPOCH - Duration::from_secs(1);
+    assert!(matches!(failed(to_a("").deliver_at(before)), PublishError::BadDeliverAt { ms: 0 }));
     let (longest, ms) = (Duration::from_secs(365 * 86_400), 365 * 86_400_000 + 1);
     let longer = longest + Duration::from_nanos(1);
     assert!(matches!(failed(to_a("").ttl(longer)), PublishError::BadTtl { ms: m } if m == ms));

@@ -69,10 +69,11 @@ async fn explain(client: &Client, id: MessageId, output: Output) -> Result<(), F
             continue;
         }
         let word = show::state_word(state);
-        let why = blocked.as_ref().map_or_else(
-            || "its actor did not say what it waits for; ask again".to_owned(),
-            |blocked| show::blocked(blocked, now),
-        );
+        let why = match (state, blocked) {
+            (MessageState::Delayed { until }, _) => show::delay(*until, now),
+            (_, Some(blocked)) => show::blocked(blocked, now),
+            (_, None) => "its actor did not say what it waits for; ask again".to_owned(),
+        };
         let expires = expires.map(|at| show::expiry(at, now)).unwrap_or_default();
         lines.push(format!("{receiver}: {word}; {why}{expires}\n"));
     }
@@ -154,6 +155,8 @@ struct Towards<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     since: Option<WallMillis>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<WallMillis>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     next_attempt: Option<WallMillis>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
@@ -177,6 +180,7 @@ impl<'a> From<&'a ReceiverStatus> for Towards<'a> {
             state: show::state_word(&status.state),
             at: None,
             since: None,
+            until: None,
             next_attempt: None,
             reason: None,
             to: None,
@@ -186,6 +190,7 @@ impl<'a> From<&'a ReceiverStatus> for Towards<'a> {
             expires: status.expires,
         };
         match &status.state {
+            MessageState::Delayed { until } => towards.until = Some(*until),
             MessageState::Queued | MessageState::Done => {}
             MessageState::InFlight { since } => towards.since = Some(*since),
             MessageState::Retrying { next_attempt, reason } => {

@@ -161,6 +161,8 @@ impl From<PublishError> for Failure {
             | PublishError::BadName { .. }
             | PublishError::BadKey { .. }
             | PublishError::BadTtl { .. }
+            | PublishError::BadDelay { .. }
+            | PublishError::BadDeliverAt { .. }
             | PublishError::BadHeader { .. }
             | PublishError::HeadersTooLarge { .. } => Exit::Usage,
             PublishError::TooLarge { .. } => Exit::Refused,

@@ -218,7 +218,7 @@ pub(super) struct Condition {
 #[derive(clap::Args)]
 #[group(multiple = false)]
 pub(super) struct Fate {
-    /// Keep waiting messages, addressable as NAME#ID
+    /// Keep waiting messages, addressable as NAME#ID; what is delayed shares their fate when it is due
     #[arg(long)]
     park: bool,
     /// Delete waiting messages, with a ledger record for each
@@ -357,8 +357,14 @@ async fn change(client: &Client, command: AdminCommand, output: Output) -> Resul
 /// Asks until nothing waits for a draining peer; it is an error if it is resumed or removed meanwhile.
 async fn drained(client: &Client, name: &Name) -> Result<(), Failure> {
     let mut pause = DRAIN_PAUSE_MIN;
+    let mut told = false;
     loop {
         let status = client.peer(name.as_str()).await?.status;
+        if status.delayed > 0 && !told {
+            // That may take a year.
+            note(&format!("{} messages are delayed, and come when they are due", status.delayed));
+            told = true;
+        }
         match status.taking {
             Taking::Drained => {
                 note(&format!("{name} is drained, {} messages are parked", status.parked));

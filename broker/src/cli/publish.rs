@@ -14,10 +14,11 @@ use restante_protocol::id::MessageId;
 use restante_protocol::name::Name;
 use restante_protocol::refusal::Code;
 use restante_protocol::status::{MessageState, MessageStatus};
+use restante_protocol::time::WallMillis;
 use serde_json::json;
 use std::fmt::Write;
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -44,6 +45,12 @@ pub(super) struct Args {
     /// Do not send it any more after this time, counted from when the node accepted it
     #[arg(long, value_name = "DURATION", value_parser = values::duration)]
     ttl: Option<Duration>,
+    /// Put it into the receivers' queues this long after the node accepted it
+    #[arg(long, value_name = "DURATION", value_parser = values::duration)]
+    delay: Option<Duration>,
+    /// Put it into the receivers' queues when the node's clock shows this time: 2026-11-23T23:14:05Z
+    #[arg(long, value_name = "TIME", conflicts_with = "delay")]
+    deliver_at: Option<WallMillis>,
     /// Accept for all receivers or for none
     #[arg(long)]
     all_or_nothing: bool,
@@ -121,6 +128,12 @@ async fn publish_all(
         }
         if let Some(ttl) = args.ttl {
             publish = publish.ttl(ttl);
+        }
+        if let Some(delay) = args.delay {
+            publish = publish.delay(delay);
+        }
+        if let Some(at) = args.deliver_at {
+            publish = publish.deliver_at(UNIX_EPOCH + Duration::from_millis(at.0));
         }
         if args.all_or_nothing { publish.all_or_nothing() } else { publish }
     };
@@ -303,7 +316,8 @@ fn still_waiting(status: &MessageStatus) -> Result<Vec<String>, Failure> {
         let name = &receiver.receiver;
         let ended = match &receiver.state {
             MessageState::Acked { .. } | MessageState::Replayed { .. } => continue,
-            MessageState::Queued
+            MessageState::Delayed { .. }
+            | MessageState::Queued
             | MessageState::InFlight { .. }
             | MessageState::Retrying { .. } => {
                 waiting.push(name.clone());

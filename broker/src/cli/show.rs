@@ -77,10 +77,14 @@ fn why(peer: &PeerStatus) -> String {
         Some(what) if peer.why.is_empty() => stall(what),
         _ => &peer.why,
     };
-    match (peer.taking, why) {
-        (Taking::Open, _) => why.to_owned(),
-        (taking, "") => taking.word().to_owned(),
-        (taking, _) => format!("{}; {why}", taking.word()),
+    let taking = match (peer.taking, peer.delayed) {
+        (Taking::Open, _) => return why.to_owned(),
+        (Taking::Draining, delayed @ 1..) => format!("draining, {delayed} delayed"),
+        (taking, _) => taking.word().to_owned(),
+    };
+    match why {
+        "" => taking,
+        why => format!("{taking}; {why}"),
     }
 }
 
@@ -126,6 +130,11 @@ pub(super) fn blocked(blocked: &Blocked, now: WallMillis) -> String {
     }
 }
 
+/// When a delayed message's time comes.
+pub(super) fn delay(until: WallMillis, now: WallMillis) -> String {
+    format!("its producer delayed it; due {}", self::until(until, now))
+}
+
 /// Until when a message is still sent, as the end of a sentence.
 pub(super) fn expiry(expires: WallMillis, now: WallMillis) -> String {
     match expires > now {
@@ -137,6 +146,7 @@ pub(super) fn expiry(expires: WallMillis, now: WallMillis) -> String {
 /// The stable word of a state, as in JSON.
 pub(super) fn state_word(state: &MessageState) -> &'static str {
     match state {
+        MessageState::Delayed { .. } => "delayed",
         MessageState::Queued => "queued",
         MessageState::InFlight { .. } => "in_flight",
         MessageState::Retrying { .. } => "retrying",
@@ -153,6 +163,7 @@ pub(super) fn state_word(state: &MessageState) -> &'static str {
 /// A state and what there is to say about it: when, and why or what.
 pub(super) fn state(state: &MessageState) -> (Cell, Option<WallMillis>, String) {
     let (paint, at, what) = match state {
+        MessageState::Delayed { until } => (Paint::Yellow, Some(*until), String::new()),
         MessageState::Queued => (Paint::Yellow, None, String::new()),
         MessageState::InFlight { since } => (Paint::Yellow, Some(*since), String::new()),
         MessageState::Retrying { next_attempt, reason } => {

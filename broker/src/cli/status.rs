@@ -31,6 +31,7 @@ fn as_text(status: &NodeStatus, output: Output) -> String {
         ("confirmed", status.confirmed.to_string()),
         ("acked", status.acked.to_string()),
         ("waiting", status.waiting.to_string()),
+        ("delayed", status.delayed.to_string()),
         ("journal_bytes", status.journal_bytes.to_string()),
     ] {
         table.row(vec![(Some(Paint::Bold), field.to_owned()), (None, value)]);

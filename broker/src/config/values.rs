@@ -137,6 +137,8 @@ values! {
         peers_max: u32 = 100_000, "peers", Some((1, 1_000_000));
         /// Producer identities the node remembers. One more displaces the least recently used, connected ones last.
         producers_max: u32 = 65_536, "producers", Some((16, 1_000_000));
+        /// Delayed messages that may wait for their time, at some 80 bytes of memory each; one more is refused as delayed_quota. 0: none may be delayed.
+        delayed_max: u32 = 100_000, "messages", Some((0, 1_000_000));
         /// Connection attempts to peers under way at once.
         dials_max: u32 = 64, "attempts", Some((1, 4_096));
         /// Connection attempts to peers that may begin within a second, in lots of a tenth of that. One more waits.

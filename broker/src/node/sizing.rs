@@ -29,6 +29,7 @@ pub(super) fn limits(config: &Config) -> Limits {
         ingress_bytes_max: size(config.journal_append_bytes_max),
         peers_max: config.peers_max as usize,
         producers_max: config.producers_max as usize,
+        delayed_max: config.delayed_max as usize,
         peer_defaults: config.peer_defaults.clone(),
         rates: Rates {
             messages: ceil(config.messages_per_second),

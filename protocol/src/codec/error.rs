@@ -153,9 +153,14 @@ pub enum PublishFault {
     /// The body section is not one.
     #[error(transparent)]
     Body(BodyError),
-    /// An original id, which only a node sets when it hands a message over.
-    #[error("the body claims an original id; producers leave that flag out")]
+    /// An original id, which only a node sets when it hands a message over, or a delay that is over.
+    #[error(
+        "the body claims an original id, or to have been delayed; producers leave those flags out"
+    )]
     OriginalId,
+    /// Receivers in the body, which only a node sets for a message that waits for its time.
+    #[error("the body's options name receivers; producers leave that option out")]
+    Receivers,
     /// No receiver is named.
     #[error("the publish names no receiver, expected 1 to {RECEIVERS_MAX}")]
     NoReceiver,
@@ -180,8 +185,12 @@ impl PublishFault {
                 BodyError::Truncated
                 | BodyError::EmptyKey
                 | BodyError::NoOptions
-                | BodyError::BadTtl(_),
+                | BodyError::BadTtl(_)
+                | BodyError::BadDelay(_)
+                | BodyError::BadDeliverAt(_)
+                | BodyError::DelayedTwice,
             )
+            | PublishFault::Receivers
             | PublishFault::OriginalId => Code::Malformed,
             PublishFault::NoReceiver => Code::NoReceiver,
         }

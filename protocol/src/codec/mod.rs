@@ -53,7 +53,7 @@ const LENGTH_BYTES: usize = 4;
 const KIND_BYTES: usize = HEADER_BYTES - LENGTH_BYTES;
 /// The most a body has in front of its payload: flags, original id, options, key and headers with their
 /// lengths.
-const BODY_HEAD_BYTES_MAX: usize = 1 + 16 + (1 + 8) + 1 + KEY_BYTES_MAX + 2 + HEADERS_BYTES_MAX;
+const BODY_HEAD_BYTES_MAX: usize = 1 + 16 + (1 + 8 + 8) + 1 + KEY_BYTES_MAX + 2 + HEADERS_BYTES_MAX;
 
 /// What a reader takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -302,7 +302,10 @@ fn next_publish<'a>(buf: &'a [u8], length: usize, limits: &Limits) -> Result<Nex
         Ok(parts) if parts.payload.len() > limits.payload_bytes_max => {
             refused(too_large(parts.payload.len(), limits))
         }
-        Ok(parts) if parts.original_id.is_some() => refused(PublishFault::OriginalId),
+        Ok(parts) if parts.original_id.is_some() || parts.released => {
+            refused(PublishFault::OriginalId)
+        }
+        Ok(parts) if parts.receivers.is_some() => refused(PublishFault::Receivers),
         Ok(_) => {
             let frame = Frame::Publish(Publish { flags, sequence, aliases, body });
             Ok(Next::Frame { frame, consumed: frame_bytes })

@@ -22,6 +22,13 @@ fn events(state: &mut NodeState) -> Vec<Vec<u8>> {
     vec![added.encode().unwrap(), opened.encode().unwrap()]
 }
 
+fn release(state: &mut NodeState, original: u64) -> Vec<u8> {
+    let copies = Copies { first: original + 10, accepted_ms: 7, originals: vec![original] };
+    let event = StateEvent::Released(copies);
+    assert_eq!(state.apply(&event), Ok(Applied::Released));
+    event.encode().unwrap()
+}
+
 #[test]
 fn a_restart_from_a_checkpoint_and_one_from_the_log_end_alike() {
     let mut state = NodeState::default();
@@ -29,12 +36,16 @@ fn a_restart_from_a_checkpoint_and_one_from_the_log_end_alike() {
     for event in events(&mut state) {
         replayed.apply_bytes(&event).unwrap();
     }
+    for original in [3, 5] {
+        replayed.apply_bytes(&release(&mut state, original)).unwrap();
+    }
     let run = Run { first_sequence: 1, count: 3, first_number: 4, accepted_ms: 5 };
     state.producers.record_run(1, run);
     replayed.producers.replay_run(1, run);
     state.producers.set_durable(6);
     let restored = NodeState::restore(&state.snapshot().unwrap(), StateLimits::default()).unwrap();
     assert_eq!(restored.registry, replayed.registry);
+    assert_eq!(restored.released.as_ref().and_then(|copies| copies.of(5)), Some(15));
     assert_eq!(restored.snapshot(), replayed.snapshot());
 }
 
@@ -70,6 +81,7 @@ fn a_later_format_is_refused_by_name() {
 fn no_part_of_a_checkpoint_is_a_checkpoint() {
     let mut state = NodeState::default();
     events(&mut state);
+    release(&mut state, 3);
     let bytes = state.snapshot().unwrap();
     for end in 0..bytes.len() {
         assert!(NodeState::restore(&bytes[..end], StateLimits::default()).is_err());

@@ -13,8 +13,8 @@ use restante_protocol::frame::{
     TagRange,
 };
 use restante_protocol::id::MessageId;
-use restante_protocol::limits::{PAYLOAD_BYTES_MAX, TTL_MS_MAX};
-use restante_protocol::message::{Body, decode_headers};
+use restante_protocol::limits::{DELAY_MS_MAX, PAYLOAD_BYTES_MAX, TTL_MS_MAX};
+use restante_protocol::message::{Body, Delay, decode_headers};
 use restante_protocol::name::Name;
 use restante_protocol::refusal::Code;
 
@@ -194,12 +194,16 @@ fn bytes(max: usize) -> impl Strategy<Value = Vec<u8>> {
 fn body() -> impl Strategy<Value = Vec<u8>> {
     let key = prop::option::of(prop::collection::vec(any::<u8>(), 1..=255));
     let ttl = prop::option::of(1..=TTL_MS_MAX);
-    (ttl, key, prop::option::of(bytes(300)), any::<bool>(), bytes(400)).prop_map(
-        |(ttl, key, headers, reply, payload)| {
+    let delay = prop::option::of((any::<bool>(), 1..=DELAY_MS_MAX));
+    (ttl, delay, key, prop::option::of(bytes(300)), any::<bool>(), bytes(400)).prop_map(
+        |(ttl, delay, key, headers, reply, payload)| {
             let ttl_ms = ttl.and_then(NonZeroU64::new);
+            let delay = delay.and_then(|(is_date, ms)| {
+                NonZeroU64::new(ms).map(if is_date { Delay::Until } else { Delay::For })
+            });
             let mut out = Vec::new();
             let (key, headers, payload) = (key.as_deref(), headers.as_deref(), &payload[..]);
-            let body = Body { ttl_ms, key, headers, reply, payload, ..Body::default() };
+            let body = Body { ttl_ms, delay, key, headers, reply, payload, ..Body::default() };
             body.encode(&mut out);
             assert_eq!(out.len(), body.encoded_len());
             assert_eq!(Body::parse(&out), Ok(body));

@@ -58,6 +58,7 @@ fn a_page_of_peers_fits_a_frame_however_long_its_texts() {
         waiting_bytes: u64::MAX,
         unacked: u64::MAX,
         parked: u64::MAX,
+        delayed: u64::MAX,
         acked: u64::MAX,
         next_attempt: Some(WallMillis(u64::MAX)),
         oldest: Some(WallMillis(u64::MAX)),

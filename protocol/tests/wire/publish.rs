@@ -6,8 +6,10 @@ use restante_protocol::codec::{
     FrameError, Limits, Next, PublishFault, RefusedPublish, next_frame, put_message,
 };
 use restante_protocol::frame::{Frame, PUBLISH_FIXED_BYTES};
-use restante_protocol::limits::{FRAME_BYTES_MAX, PAYLOAD_BYTES_MAX, RECEIVERS_MAX, TTL_MS_MAX};
-use restante_protocol::message::{Body, BodyError};
+use restante_protocol::limits::{
+    DELAY_MS_MAX, FRAME_BYTES_MAX, PAYLOAD_BYTES_MAX, RECEIVERS_MAX, TTL_MS_MAX,
+};
+use restante_protocol::message::{Body, BodyError, Delay};
 use restante_protocol::refusal::Code;
 
 const LIMITS: Limits = Limits { payload_bytes_max: 1_000, control_bytes_max: 1_000 };
@@ -64,8 +66,8 @@ fn faults_of_a_whole_publish_name_themselves_and_let_the_next_frame_through() {
             Code::Malformed,
         ),
         (
-            whole(0, 1, &[&one[..], &[16, 3], &[0; 8]].concat()),
-            PublishFault::Body(BodyError::UnknownOptions(3)),
+            whole(0, 1, &[&one[..], &[16, 17], &[0; 8]].concat()),
+            PublishFault::Body(BodyError::UnknownOptions(17)),
             Code::Unsupported,
         ),
         (
@@ -79,12 +81,47 @@ fn faults_of_a_whole_publish_name_themselves_and_let_the_next_frame_through() {
             Code::Malformed,
         ),
         (
+            whole(0, 1, &[&one[..], &[16, 2], &(DELAY_MS_MAX + 1).to_be_bytes()].concat()),
+            PublishFault::Body(BodyError::BadDelay(DELAY_MS_MAX + 1)),
+            Code::Malformed,
+        ),
+        (
+            whole(0, 1, &[&one[..], &[16, 2], &[0; 8]].concat()),
+            PublishFault::Body(BodyError::BadDelay(0)),
+            Code::Malformed,
+        ),
+        (
+            whole(0, 1, &[&one[..], &[16, 4], &(1u64 << 48).to_be_bytes()].concat()),
+            PublishFault::Body(BodyError::BadDeliverAt(1 << 48)),
+            Code::Malformed,
+        ),
+        (
+            whole(0, 1, &[&one[..], &[16, 6], &1u64.to_be_bytes(), &[9; 8]].concat()),
+            PublishFault::Body(BodyError::DelayedTwice),
+            Code::Malformed,
+        ),
+        (
+            whole(0, 1, &[&one[..], &[16, 8, 0, 1], &[0, 0, 0, 7]].concat()),
+            PublishFault::Receivers,
+            Code::Malformed,
+        ),
+        (
+            whole(0, 1, &[&one[..], &[16, 8, 0, 2], &[0, 0, 0, 7]].concat()),
+            PublishFault::Body(BodyError::Truncated),
+            Code::Malformed,
+        ),
+        (
             whole(0, 1, &[&one[..], &[16, 1], &[0; 7]].concat()),
             PublishFault::Body(BodyError::Truncated),
             Code::Malformed,
         ),
         (
             whole(0, 1, &[&one[..], &[8], &[7; 16]].concat()),
+            PublishFault::OriginalId,
+            Code::Malformed,
+        ),
+        (
+            whole(0, 1, &[&one[..], &[32], &[7; 16]].concat()),
             PublishFault::OriginalId,
             Code::Malformed,
         ),
@@ -133,7 +170,13 @@ fn a_payload_of_exactly_the_limit_is_taken_whatever_stands_before_it() {
     for body in [
         Body { payload, ..Body::default() },
         Body { payload, key: Some(key), headers: Some(headers), reply: true, ..Body::default() },
-        Body { payload, ttl_ms: NonZeroU64::new(TTL_MS_MAX), key: Some(key), ..Body::default() },
+        Body {
+            payload,
+            ttl_ms: NonZeroU64::new(TTL_MS_MAX),
+            delay: NonZeroU64::new(DELAY_MS_MAX).map(Delay::For),
+            key: Some(key),
+            ..Body::default()
+        },
     ] {
         let mut out = BytesMut::new();
         let aliases: Vec<u32> = (0..RECEIVERS_MAX as u32).collect();

@@ -16,7 +16,7 @@ use restante_protocol::frame::{
 };
 use restante_protocol::id::{MessageId, NodeTag, PeerId, ProducerId};
 use restante_protocol::job::JobStatus;
-use restante_protocol::message::{Body, encode_headers};
+use restante_protocol::message::{Body, Delay, encode_headers};
 use restante_protocol::name::Name;
 use restante_protocol::refusal::{Code, Refusal};
 use restante_protocol::shaper::{RatePatch, RatesPatch};
@@ -73,13 +73,24 @@ fn mortal() -> Vec<u8> {
     body(&Body { ttl_ms: NonZeroU64::new(60_000), payload: b"news", ..Body::default() })
 }
 
+fn delayed() -> Vec<u8> {
+    let (ttl_ms, delay) = (NonZeroU64::new(3_600_000), NonZeroU64::new(60_000).map(Delay::For));
+    body(&Body { ttl_ms, delay, payload: b"later", ..Body::default() })
+}
+
+fn dated() -> Vec<u8> {
+    let delay = NonZeroU64::new(1_764_000_060_000).map(Delay::Until);
+    body(&Body { delay, payload: b"at nine", ..Body::default() })
+}
+
 fn handed_over() -> Vec<u8> {
     body(&Body { original_id: Some(id(3)), payload: b"again", ..Body::default() })
 }
 
 fn hot() -> Vec<Sample> {
-    let (hello, world, rich, mortal, handed_over) =
-        (plain(b"hello"), plain(b"world"), rich(), mortal(), handed_over());
+    let (hello, world, rich, handed_over) =
+        (plain(b"hello"), plain(b"world"), rich(), handed_over());
+    let (mortal, delayed, dated) = (mortal(), delayed(), dated());
     let publish =
         |flags, sequence, aliases, body| Frame::Publish(Publish { flags, sequence, aliases, body });
     let deliver = |redelivered, attempt, slot, tag, number, body| {
@@ -90,6 +101,8 @@ fn hot() -> Vec<Sample> {
         ("publish-1", publish(0, 1, &[0, 0, 0, 0], &hello)),
         ("publish-2", publish(0, 2, &[0, 0, 0, 0], &world)),
         ("publish-key-headers-call", publish(1, 3, &[0, 0, 0, 0, 0, 0, 1, 0], &rich)),
+        ("publish-ttl-delay", publish(0, 5, &[0, 0, 0, 0], &delayed)),
+        ("publish-deliver-at", publish(0, 6, &[0, 0, 0, 0], &dated)),
         ("publish-ttl", publish(0, 4, &[0, 0, 0, 0], &mortal)),
         ("confirm-1-2", Frame::Confirm(Confirm { first_sequence: 1, count: 2, first_id: id(42) })),
         (
@@ -510,6 +523,7 @@ fn peer() -> PeerStatus {
         waiting_bytes: 300,
         unacked: 0,
         parked: 1,
+        delayed: 2,
         acked: 1_000,
         next_attempt: Some(WallMillis(1_764_000_060_000)),
         oldest: Some(WallMillis(1_763_999_990_000)),
@@ -537,6 +551,7 @@ fn node() -> NodeStatus {
         confirmed: 10,
         acked: 9,
         waiting: 1,
+        delayed: 3,
         journal_bytes: 67_108_864,
         accepting: Err(Refusal::new(Code::DiskFull, "100 bytes are free, 200 are needed")),
     }
@@ -546,6 +561,7 @@ fn message() -> MessageStatus {
     let at = WallMillis(1_764_000_001_000);
     let states = [
         MessageState::Queued,
+        MessageState::Delayed { until: at },
         MessageState::InFlight { since: at },
         MessageState::Retrying { next_attempt: at, reason: "busy".to_owned() },
         MessageState::Acked { at, value: Some(b"42".to_vec()) },

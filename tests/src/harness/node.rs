@@ -297,6 +297,15 @@ impl Node {
         ended.await.code()
     }
 
+    /// Waits for the end of one that the test has killed by its process id.
+    ///
+    /// # Panics
+    /// When it does not run or does not end in time.
+    pub async fn has_ended(&mut self) {
+        let mut child = self.child.take().expect("a running node");
+        eventually("its end", NODE_LIMIT, async || child.try_wait().expect("a child")).await;
+    }
+
     /// Starts it again, on the same port and data.
     ///
     /// # Panics

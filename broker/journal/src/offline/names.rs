@@ -44,7 +44,8 @@ impl Names {
         Names { state }
     }
 
-    /// What a peer is called: `name`, `name#id` of one that was removed, `#id` of one not known.
+    /// What a peer is called: `name`, `name#id` of one that was removed, `#id` of one not known, `#delayed`
+    /// of the node itself.
     #[must_use]
     pub fn label(&self, peer: PeerId) -> String {
         self.state.registry.label(peer)
@@ -54,6 +55,7 @@ impl Names {
     #[must_use]
     pub fn find(&self, label: &str) -> Option<PeerId> {
         match label.strip_prefix('#') {
+            Some("delayed") => Some(PeerId::DELAYED),
             Some(id) => id.parse().ok().map(PeerId),
             None => Some(match self.state.registry.find(label)? {
                 Found::Present(peer) => peer.id,
