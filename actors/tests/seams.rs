@@ -318,6 +318,26 @@ fn a_greedy_caller_gives_up_its_own_oldest_call() {
 }
 
 #[test]
+fn a_cancelled_call_gives_its_place_to_another_one() {
+    on_an_arbiter(async {
+        let rig = Rig::start().await;
+        let peer = rig.add_peer("a").await;
+        let caller = Recorder::new();
+        let session = rig.open(1, &caller).await;
+        let calls: Vec<_> = (1..=rig.calls_each_max).map(call).collect();
+        rig.publish(&caller, session, peer, &calls).await;
+        rig.cancel(&caller, 3).await;
+        let more = rig.calls_each_max + 1;
+        rig.publish(&caller, session, peer, &[call(more)]).await;
+        let told = caller.told();
+        assert!(!told.iter().any(|told| told.starts_with("ended")), "{told:?}");
+        rig.publish(&caller, session, peer, &[call(more + 1)]).await;
+        let told = caller.told();
+        assert!(told.iter().any(|told| told.starts_with("ended 1:")), "{told:?}");
+    });
+}
+
+#[test]
 fn a_producer_that_has_to_be_forgotten_while_it_is_connected_is_told() {
     on_an_arbiter(async {
         let rig = Rig::start().await;

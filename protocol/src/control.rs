@@ -32,6 +32,12 @@ pub enum Control {
         /// The receiver.
         name: Name,
     },
+    /// Producer → node: nobody awaits the answer to this call any more. Not answered; the message is
+    /// delivered all the same.
+    CancelCall {
+        /// The sequence of the publish.
+        sequence: u64,
+    },
     /// Node → producer: the credit from now on.
     Credit(Credit),
     /// A question; answered by one response with the same number.

@@ -7,7 +7,7 @@ use crate::link::SharedProducer;
 use restante_protocol::frame::ReplyKind;
 use restante_protocol::id::{MessageNumber, PeerId};
 use restante_protocol::time::Time;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,16 +30,21 @@ impl Call {
         self.from.reply(self.sequence, ReplyKind::Ended, how);
     }
 
-    /// Tells callers apart; unique among those that have a call here.
-    fn caller(&self) -> usize {
-        Arc::as_ptr(&self.from).cast::<()>() as usize
+    pub(super) fn is_of(&self, from: &SharedProducer, sequence: u64) -> bool {
+        self.sequence == sequence && caller(&self.from) == caller(from)
     }
+}
+
+/// Tells callers apart; unique among those that have a call here.
+fn caller(from: &SharedProducer) -> usize {
+    Arc::as_ptr(from).cast::<()>() as usize
 }
 
 /// See the module.
 pub(super) struct Calls {
     by_number: HashMap<MessageNumber, Call>,
-    by_caller: HashMap<usize, BTreeSet<MessageNumber>>,
+    /// Each caller's, by sequence, which ascends with the number.
+    by_caller: HashMap<usize, BTreeMap<u64, MessageNumber>>,
     max: usize,
     each_max: usize,
     searched: Option<Time>,
@@ -72,23 +77,29 @@ impl Calls {
 
     /// Enters a call. Its caller's oldest, if that had to make room for it.
     pub(super) fn insert(&mut self, number: MessageNumber, call: Call) -> Option<Call> {
-        let of_caller = self.by_caller.entry(call.caller()).or_default();
-        of_caller.insert(number);
+        let of_caller = self.by_caller.entry(caller(&call.from)).or_default();
+        of_caller.insert(call.sequence, number);
         let over = of_caller.len() > self.each_max;
-        let oldest = over.then(|| of_caller.first().copied()).flatten();
+        let oldest = over.then(|| of_caller.first_key_value().map(|(_, number)| *number)).flatten();
         self.by_number.insert(number, call);
         self.remove(oldest?)
     }
 
     pub(super) fn remove(&mut self, number: MessageNumber) -> Option<Call> {
         let call = self.by_number.remove(&number)?;
-        if let Some(of_caller) = self.by_caller.get_mut(&call.caller()) {
-            of_caller.remove(&number);
+        if let Some(of_caller) = self.by_caller.get_mut(&caller(&call.from)) {
+            of_caller.remove(&call.sequence);
             if of_caller.is_empty() {
-                self.by_caller.remove(&call.caller());
+                self.by_caller.remove(&caller(&call.from));
             }
         }
         Some(call)
+    }
+
+    /// The call with this sequence is awaited no more.
+    pub(super) fn cancel(&mut self, from: &SharedProducer, sequence: u64) -> Option<Call> {
+        let number = *self.by_caller.get(&caller(from))?.get(&sequence)?;
+        self.remove(number)
     }
 
     /// Which of these messages are calls that await their answers. Takes time with the fewer of both.
@@ -184,6 +195,22 @@ mod tests {
         assert!(calls.remove(3).is_some());
         assert!(calls.insert(5, call(&greedy, 5)).is_none(), "its answer made room");
         assert!(modest.ended.lock().is_empty());
+    }
+
+    #[test]
+    fn a_call_that_is_cancelled_makes_room_for_another_of_the_same_caller() {
+        let (one, other) = (Arc::new(Caller::default()), Arc::new(Caller::default()));
+        let mut calls = Calls::new(100, 2);
+        for number in 1..=2 {
+            assert!(calls.insert(number, call(&one, number)).is_none());
+        }
+        let shared = |caller: &Arc<Caller>| Arc::clone(caller) as SharedProducer;
+        assert!(calls.cancel(&shared(&other), 2).is_none(), "it is not its own");
+        assert!(calls.cancel(&shared(&one), 2).is_some());
+        assert!(calls.cancel(&shared(&one), 2).is_none());
+        assert!(calls.insert(3, call(&one, 3)).is_none());
+        assert!(calls.remove(2).is_none() && calls.remove(1).is_some());
+        assert!(calls.cancel(&shared(&one), 3).is_some() && calls.by_caller.is_empty());
     }
 
     #[test]

@@ -117,6 +117,16 @@ pub struct CallEnded {
 #[rtype(result = "()")]
 pub struct CallsExpired(pub Vec<MessageNumber>);
 
+/// Nobody awaits the answer to this call any more.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct CancelCall {
+    /// Who called.
+    pub from: SharedProducer,
+    /// The sequence of the publish.
+    pub sequence: u64,
+}
+
 /// Answered when everything settled before it is on disk.
 #[derive(Message)]
 #[rtype(result = "Result<(), Refusal>")]

@@ -339,6 +339,19 @@ impl Handler<CallEnded> for Router {
     }
 }
 
+impl Handler<CancelCall> for Router {
+    type Result = ();
+
+    fn handle(&mut self, cancel: CancelCall, _: &mut Context<Self>) {
+        let CancelCall { from, sequence } = cancel;
+        let coming = &mut self.building.calls;
+        match coming.iter().rposition(|slot| slot.call.is_of(&from, sequence)) {
+            Some(place) => drop(coming.remove(place)),
+            None => drop(self.calls.cancel(&from, sequence)),
+        }
+    }
+}
+
 impl Handler<CallsExpired> for Router {
     type Result = ();
 

@@ -11,7 +11,7 @@ use restante_actors::journal::{
 use restante_actors::link::{DialTarget, Dialer, Link, Outgoing, ProducerLink, SharedProducer};
 use restante_actors::peer::Peer;
 use restante_actors::router::{
-    Administer, Barrier, OpenProducer, ProducerSession, PublishBatch, PublishItem, Receiver,
+    Administer, Barrier, CancelCall, OpenProducer, ProducerSession, PublishBatch, PublishItem, Receiver,
 };
 use restante_actors::{Handles, Limits, start};
 use restante_protocol::admin::{AdminCommand, PeerPatch, PeerUrl, Waiting};
@@ -137,6 +137,12 @@ impl Rig {
         let batch = PublishBatch { from, producer, chunk: chunk.freeze(), items, receivers };
         self.handles.router.send(batch).await.unwrap();
         self.settle().await;
+    }
+
+    /// Gives up a call.
+    pub(crate) async fn cancel(&self, from: &Arc<Recorder>, sequence: u64) {
+        let from = Arc::clone(from) as SharedProducer;
+        self.handles.router.send(CancelCall { from, sequence }).await.unwrap();
     }
 
     /// Puts more into the router's mailbox than it has room for.

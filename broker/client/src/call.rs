@@ -21,7 +21,8 @@ impl Client {
     /// Publishes to one receiver and returns what it answers.
     ///
     /// The message is durable like any other and is delivered until it is acked, also when nobody
-    /// awaits the answer any more. Dropping the future gives up the answer only.
+    /// awaits the answer any more. Dropping the future, or the end of `timeout`, gives up the answer only:
+    /// the node is told, and keeps nothing for it any more.
     ///
     /// # Errors
     /// There is no answer; see [`CallError`] for what has become of the message.

@@ -325,7 +325,9 @@ impl<'a> ClientSide<'a> {
                 outcome?;
             }
             Control::Goodbye(refusal) => return Err(Loss::Goodbye(refusal)),
-            Control::Request { .. } => return Err(out_of_turn("request to a client")),
+            Control::Request { .. } | Control::CancelCall { .. } => {
+                return Err(out_of_turn("request to a client"));
+            }
             Control::Hello(_) | Control::Welcome(_) | Control::Alias { .. } => {
                 return Err(out_of_turn("greeting"));
             }

@@ -9,8 +9,8 @@ use crate::producer::{IdentityShared, Producer, ReceiptKey};
 use crate::publish::{Confirmed, Publish, Receivers, Route};
 use bytes::BytesMut;
 use parking_lot::Mutex;
-use restante_protocol::codec::put_message;
-use restante_protocol::control::{Credit, Welcome};
+use restante_protocol::codec::{put_control, put_message};
+use restante_protocol::control::{Control, Credit, Welcome};
 use restante_protocol::frame::{
     Confirm, PUBLISH_FIXED_BYTES, Refuse, Reply, ReplyKind, publish_flags,
 };
@@ -51,6 +51,9 @@ struct State {
     aliases: Aliases,
     receipts: Slab<Await>,
     calls: HashMap<u64, oneshot::Sender<Answer>>,
+    /// Calls that nobody awaits any more, of which the node is still to be told; no more than are under
+    /// way or in the buffer.
+    cancelled: Vec<u64>,
     /// From the last welcome.
     payload_bytes_max: u64,
     mode: Mode,
@@ -85,6 +88,7 @@ impl Outbox {
                 aliases: Aliases::default(),
                 receipts: Slab::new(),
                 calls: HashMap::new(),
+                cancelled: Vec::new(),
                 payload_bytes_max: 0,
                 mode: if publishes { Mode::Open } else { Mode::Mute },
                 crowded: false,
@@ -203,7 +207,13 @@ impl Outbox {
 
     /// Nobody awaits the answer to this call any more.
     pub(crate) fn forget_call(&self, sequence: u64) {
-        self.state.lock().calls.remove(&sequence);
+        let mut state = self.state.lock();
+        let was_open = state.calls.remove(&sequence).is_some();
+        if was_open && !matches!(state.mode, Mode::Ended(_)) {
+            state.cancelled.push(sequence);
+            drop(state);
+            self.bell.ring();
+        }
     }
 
     pub(crate) fn calls_full(&self) -> bool {
@@ -246,6 +256,7 @@ impl Outbox {
         if !matches!(state.mode, Mode::Mute) {
             state.producer.handle_welcome(welcome.next_sequence, welcome.credit, first)?;
         }
+        Self::forget_cancelled(&mut state);
         let oldest = state.producer.oldest();
         state.aliases.handle_welcome(oldest);
         state.payload_bytes_max = welcome.payload_bytes_max;
@@ -260,6 +271,12 @@ impl Outbox {
         self.state.lock().producer.handle_disconnect();
     }
 
+    /// What the node had of a connection that has ended it has forgotten, but for what is sent again.
+    fn forget_cancelled(state: &mut State) {
+        let oldest = state.producer.oldest();
+        state.cancelled.retain(|sequence| *sequence >= oldest);
+    }
+
     pub(crate) fn handle_credit(&self, credit: Credit) {
         self.state.lock().producer.handle_credit(credit);
     }
@@ -269,6 +286,15 @@ impl Outbox {
         let state = &mut *state;
         state.aliases.transmit(out);
         state.producer.transmit(out, out_bytes_max);
+        if !state.cancelled.is_empty() {
+            // Not ahead of their calls.
+            let unsent = state.producer.first_unsent();
+            state.cancelled.retain(|sequence| {
+                let goes = *sequence < unsent && out.len() < out_bytes_max;
+                let cancel = Control::CancelCall { sequence: *sequence };
+                !goes || put_control(out, &cancel).is_err()
+            });
+        }
     }
 
     pub(crate) fn handle_confirm(

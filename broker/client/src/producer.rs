@@ -104,6 +104,11 @@ impl Producer {
         self.base
     }
 
+    /// The lowest sequence that has not been sent on this connection.
+    pub(crate) fn first_unsent(&self) -> u64 {
+        self.base + self.unsent as u64
+    }
+
     /// Whether a frame of this many bytes may be pushed. An empty buffer takes any.
     pub(crate) fn has_room(&self, bytes: usize) -> bool {
         self.entries.is_empty()

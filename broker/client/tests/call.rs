@@ -4,7 +4,7 @@
 mod node;
 
 use node::{FakeNode, Heard, Peer, id, soon};
-use restante_client::protocol::control::{Reply, Request};
+use restante_client::protocol::control::{Control, Reply, Request};
 use restante_client::protocol::frame::ReplyKind;
 use restante_client::protocol::refusal::Code;
 use restante_client::protocol::status::{MessageState, MessageStatus, ReceiverStatus};
@@ -102,12 +102,35 @@ async fn a_call_that_is_refused_or_impossible_says_so() {
     );
 }
 
+/// The node is told that nobody awaits the answer any more.
+async fn cancelled(peer: &mut Peer, call: u64) {
+    match peer.heard().await {
+        Heard::Control(Control::CancelCall { sequence }) => assert_eq!(sequence, call),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_nobody_awaits_is_cancelled_and_one_that_was_answered_is_not() {
+    let (_node, mut peer, client) = connected().await;
+    let given_up = calling(&client, node::LONG);
+    let first = question(&mut peer).await;
+    given_up.abort();
+    cancelled(&mut peer, first).await;
+    let call = calling(&client, node::LONG);
+    let second = question(&mut peer).await;
+    peer.confirm(first, 2).await;
+    peer.reply(second, ReplyKind::Acked, b"yes").await;
+    assert_eq!(soon(call).await.unwrap().unwrap(), "yes");
+}
+
 #[tokio::test]
 async fn a_late_answer_goes_to_nobody() {
     let (_node, mut peer, client) = connected().await;
     let late = client.call("a", "question", Duration::from_millis(20)).await;
     assert!(matches!(late, Err(CallError::TimedOut { .. })), "{late:?}");
     let sequence = question(&mut peer).await;
+    cancelled(&mut peer, sequence).await;
     peer.confirm(sequence, 1).await;
     peer.reply(sequence, ReplyKind::Acked, b"too late").await;
     let call = calling(&client, node::LONG);

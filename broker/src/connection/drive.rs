@@ -14,14 +14,16 @@ use super::reader::Reader;
 use super::requests::Requests;
 use super::slots::Slots;
 use super::tasks::{Done, Tasks};
-use actix::prelude::SendError;
+use actix::dev::ToEnvelope;
+use actix::prelude::{Handler, Message, SendError};
 use bytes::{Bytes, BytesMut};
 use restante_actors::events;
 use restante_actors::link::{ProducerLink, SharedProducer};
-use restante_actors::router::PublishBatch;
+use restante_actors::router::{CancelCall, PublishBatch, Router};
 use restante_protocol::control::Control;
 use restante_protocol::frame::Refuse;
 use restante_protocol::id::ProducerId;
+use restante_protocol::limits::CALLS_MAX;
 use restante_protocol::name::Name;
 use restante_protocol::refusal::{Code, Refusal};
 use std::collections::VecDeque;
@@ -59,12 +61,20 @@ pub(super) struct Connection {
     pub(super) timer: Pin<Box<Sleep>>,
 }
 
-/// Batches on the way to a router whose mailbox is full: one waits there for its turn, the others
-/// here. Bounded by the producer's credit.
+/// What is on the way to a router whose mailbox is full: one waits there for its turn, the others
+/// here. Batches are bounded by the producer's credit, cancelled calls by [`CALLS_MAX`].
 #[derive(Default)]
 pub(super) struct Routing {
     waiting: bool,
-    behind: VecDeque<PublishBatch>,
+    behind: VecDeque<Routed>,
+    /// Cancelled calls among those.
+    cancels: usize,
+}
+
+/// What a producer has to say to the router.
+enum Routed {
+    Publishes(PublishBatch),
+    Cancel(CancelCall),
 }
 
 /// What is being written.
@@ -160,9 +170,15 @@ impl Connection {
                 Done::Routed => {
                     self.routing.waiting = false;
                     while !self.routing.waiting
-                        && let Some(batch) = self.routing.behind.pop_front()
+                        && let Some(next) = self.routing.behind.pop_front()
                     {
-                        self.route(batch)?;
+                        match next {
+                            Routed::Publishes(batch) => self.route(batch)?,
+                            Routed::Cancel(cancel) => {
+                                self.routing.cancels -= 1;
+                                self.cancel(cancel)?;
+                            }
+                        }
                     }
                 }
             }
@@ -245,18 +261,41 @@ impl Connection {
     }
 
     fn route(&mut self, mut batch: PublishBatch) -> Result<(), End> {
-        let router = &self.net.handles.router;
         if self.routing.waiting {
             if batch.chunk.len() <= COPIED_BYTES_MAX {
                 batch.chunk = Bytes::copy_from_slice(&batch.chunk);
             }
-            self.routing.behind.push_back(batch);
+            self.routing.behind.push_back(Routed::Publishes(batch));
             return Ok(());
         }
-        match router.try_send(batch) {
+        self.send(batch)
+    }
+
+    /// Not ahead of the publish it is about.
+    #[cold]
+    fn cancel(&mut self, cancel: CancelCall) -> Result<(), End> {
+        if !self.routing.waiting {
+            return self.send(cancel);
+        }
+        // More are passed over: those calls keep their places until they have ended.
+        if self.routing.cancels < CALLS_MAX {
+            self.routing.cancels += 1;
+            self.routing.behind.push_back(Routed::Cancel(cancel));
+        }
+        Ok(())
+    }
+
+    fn send<M>(&mut self, message: M) -> Result<(), End>
+    where
+        M: Message<Result = ()> + Send + 'static,
+        Router: Handler<M>,
+        actix::Context<Router>: ToEnvelope<Router, M>,
+    {
+        let router = &self.net.handles.router;
+        match router.try_send(message) {
             Ok(()) => Ok(()),
-            Err(SendError::Full(batch)) => {
-                let request = router.send(batch);
+            Err(SendError::Full(message)) => {
+                let request = router.send(message);
                 self.routing.waiting = true;
                 self.tasks.spawn(async move {
                     // A router that is gone shows with the next batch.
@@ -294,10 +333,15 @@ impl Connection {
                 self.requests.handle(id, request, &mut self.slots, &mut self.tasks);
                 Ok(())
             }
+            Control::CancelCall { sequence } if self.intake.publishes() => {
+                let from = Arc::clone(&self.registered.outbox) as SharedProducer;
+                self.cancel(CancelCall { from, sequence })
+            }
             Control::Goodbye(why) => Err(End::Left(format!("the other side left: {why}"))),
             _ => Err(Refusal::new(
                 Code::OutOfTurn,
-                "after the hello a node is sent aliases, requests and a goodbye, no other control",
+                "after the hello a node is sent aliases, cancelled calls, requests and a goodbye, no \
+                 other control",
             )
             .into()),
         }

@@ -65,6 +65,11 @@ pub(super) struct Pass {
 }
 
 impl Intake {
+    /// Whether the other side has a producer identity.
+    pub(super) fn publishes(&self) -> bool {
+        self.producer.is_some()
+    }
+
     pub(super) fn new(limits: Limits, producer: Option<ProducerSession>, credit: Credit) -> Intake {
         Intake {
             limits,

@@ -260,6 +260,7 @@ fn conversation() -> Vec<(&'static str, Control)> {
             "detached",
             Control::Detached { slot: 0, reason: Refusal::new(Code::NotFound, "peer removed") },
         ),
+        ("cancel-call", Control::CancelCall { sequence: 7 }),
         ("goodbye", Control::Goodbye(Refusal::new(Code::ShuttingDown, "the node is stopping"))),
     ]
 }

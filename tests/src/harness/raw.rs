@@ -40,6 +40,11 @@ pub enum Heard {
         /// Its body section.
         body: Vec<u8>,
     },
+    /// A call has been answered.
+    Reply {
+        /// That of the publish.
+        sequence: u64,
+    },
     /// Any other frame, by its kind's name.
     Other(&'static str),
     /// The other side closed the connection.
@@ -253,7 +258,7 @@ fn front(bytes: &[u8]) -> Option<(Heard, usize)> {
             body: deliver.body.to_vec(),
         },
         Frame::Heartbeat => Heard::Other("heartbeat"),
-        Frame::Reply(_) => Heard::Other("reply"),
+        Frame::Reply(reply) => Heard::Reply { sequence: reply.sequence },
         other => panic!("the node said {other:?}"),
     };
     Some((heard, consumed))
