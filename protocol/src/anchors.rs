@@ -12,7 +12,8 @@ use core::time::Duration;
 
 /// How far the clocks may drift apart before it is noted: a time is as exact as that.
 const DRIFT_MS: u64 = 200;
-/// Anchors kept; beyond that the oldest but the first is forgotten, and its messages count by that.
+/// Anchors kept; beyond that the one is forgotten that differs least from the one before it, by which its
+/// messages then count.
 pub const ANCHORS_MAX: usize = 256;
 
 /// Where both clocks stood, for messages from a number on.
@@ -21,6 +22,14 @@ struct Anchor {
     from: MessageNumber,
     wall_ms: u64,
     time: Time,
+}
+
+impl Anchor {
+    /// By how many milliseconds the clocks have moved against each other since an earlier anchor.
+    fn step_from(&self, earlier: &Anchor) -> u64 {
+        let expected = earlier.wall_ms.saturating_add(millis(self.time.since(earlier.time)));
+        expected.abs_diff(self.wall_ms)
+    }
 }
 
 /// See the module.
@@ -40,15 +49,15 @@ impl Anchors {
     /// Whether the clocks have moved against each other since the last anchor.
     #[must_use]
     pub fn are_off(&self, wall_ms: u64, time: Time) -> bool {
-        let last = self.all[self.all.len() - 1];
-        let expected = last.wall_ms.saturating_add(millis(time.since(last.time)));
-        expected.abs_diff(wall_ms) > DRIFT_MS
+        Anchor { from: 0, wall_ms, time }.step_from(&self.all[self.all.len() - 1]) > DRIFT_MS
     }
 
     /// From this message on, the clocks stand so.
     pub fn note(&mut self, from: MessageNumber, wall_ms: u64, time: Time) {
         if self.all.len() >= ANCHORS_MAX {
-            self.all.remove(1);
+            let steps = self.all.windows(2).map(|pair| pair[1].step_from(&pair[0]));
+            let least = steps.enumerate().min_by_key(|(_, step)| *step);
+            self.all.remove(least.map_or(1, |(place, _)| place + 1));
         }
         self.all.push(Anchor { from, wall_ms, time });
     }
@@ -126,5 +135,21 @@ mod tests {
         }
         assert_eq!(anchors.all.len(), ANCHORS_MAX);
         assert_eq!(anchors.end_of_life(150, BEGAN_MS, MINUTE), BEGAN + MINUTE);
+    }
+
+    #[test]
+    fn small_steps_do_not_make_a_large_one_forgotten() {
+        // It began two hours ahead, and was set right a minute later.
+        let mut anchors = Anchors::new(100, BEGAN_MS + 2 * HOUR_MS, BEGAN);
+        let right = |seconds: u64| BEGAN_MS + 1_000 * seconds;
+        let time = |seconds: u64| BEGAN + Duration::from_secs(seconds);
+        anchors.note(120, right(60), time(60));
+        for n in 1..2 * ANCHORS_MAX as u64 {
+            let jitter = if n % 2 == 0 { 0 } else { 300 };
+            anchors.note(120 + n, right(60 + n) + jitter, time(60 + n));
+        }
+        assert_eq!(anchors.all.len(), ANCHORS_MAX);
+        let end = anchors.end_of_life(120, right(60), MINUTE);
+        assert!(end >= time(119) && end <= time(121), "{end:?}");
     }
 }
