@@ -56,7 +56,9 @@ impl Peer {
         let (first, newest) = (enqueue.number(first), enqueue.number(last));
         let room = self.link.as_ref().map_or(0, |attachment| attachment.link.room());
         let fits = room as u64 >= bytes + (FRAME_BYTES * count) as u64;
-        let at_once = fits && self.core.takes_at_once(first, count, bytes);
+        // What has fallen due comes first: it may change what the receiver is given.
+        let is_due = self.core.next_deadline().is_some_and(|due| due <= now);
+        let at_once = fits && !is_due && self.core.takes_at_once(first, count, bytes);
         if !at_once {
             let room = self.core.keeps_bodies() && self.take_budget(bytes);
             if !room {
