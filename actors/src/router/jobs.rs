@@ -266,11 +266,12 @@ impl Router {
     /// copy, which has its id in front, stays parked and is named.
     fn copyable(&self, chosen: Vec<Aside>, through: MessageNumber) -> (Vec<Aside>, MessageNumber) {
         let mut left = self.caps.batch_bytes_max.saturating_sub(NOTE_BYTES_MAX);
+        // The batch holds the note too.
+        let max = self.caps.record_bytes_max.min(left);
         let mut fitting = Vec::with_capacity(chosen.len());
         for aside in chosen {
             let (number, bytes) = (aside.stored.number, copy_room(&aside.stored));
-            if bytes > self.caps.record_bytes_max {
-                let max = self.caps.record_bytes_max;
+            if bytes > max {
                 let why = format!("a copy has {bytes} bytes, a record takes {max}");
                 events::journal_finding(&format!("message {number} stays parked: {why}"));
             } else if bytes > left && !fitting.is_empty() {
