@@ -48,6 +48,8 @@ pub(super) struct Keeper {
     straddled: Straddled,
     /// What it could not let go, and when that was.
     left: (usize, Instant),
+    /// Whether what was left has been looked at again since the log came to rest.
+    looked_again: bool,
     /// After what pause compaction goes on, if it has something to do.
     rest: Option<Duration>,
     /// Whether to compact at once whatever is worth it at all, as tests do.
@@ -60,18 +62,20 @@ impl Keeper {
         let compactor = Compactor::new(covered);
         let straddled = Straddled::default();
         let left = (0, Instant::now());
-        Keeper { shared, full: false, compactor, straddled, left, rest: None, eager: false }
+        let (rest, looked_again) = (None, false);
+        Keeper { shared, full: false, compactor, straddled, left, looked_again, rest, eager: false }
     }
 
     /// The thread: looks around when asked to, every so often while the disk is full, and after each
     /// pause while something is being compacted.
     pub(super) fn run(mut self) {
         loop {
+            let full = self.full.then_some(FULL_RETRY_DELAY);
+            let pause = self.rest.or(full).or_else(|| self.look_again_after());
             let closing = {
                 let mut work = self.shared.keeper.lock();
                 while !work.wake && !work.closing {
                     let wake = &self.shared.keeper_wake;
-                    let pause = self.rest.or(self.full.then_some(FULL_RETRY_DELAY));
                     match pause {
                         Some(pause) if wake.wait_for(&mut work, pause).timed_out() => break,
                         Some(_) => {}
@@ -86,6 +90,17 @@ impl Keeper {
                 return;
             }
         }
+    }
+
+    /// At rest nobody else would come back to what the last checkpoint left: what was still live when it
+    /// was taken is looked at once more, and no oftener, for it may have to stay.
+    pub(super) fn look_again_after(&mut self) -> Option<Duration> {
+        if !self.shared.rests.load(Ordering::Relaxed) {
+            self.looked_again = false;
+            return None;
+        }
+        let is_due = self.left.0 > 0 && !std::mem::replace(&mut self.looked_again, true);
+        is_due.then_some(LEFT_RETRY_DELAY)
     }
 
     /// Does all there is to do.

@@ -91,6 +91,11 @@ fn what_a_checkpoint_could_not_let_go_asks_for_no_other_at_once() {
     world.write();
     assert!(dead_and_spare(&world).0 >= 2, "they stay");
     assert!(!world.checkpoint_due, "and ask for another at once");
+    let keeper = &mut world.engine.keeper;
+    assert!(keeper.look_again_after().is_none(), "whoever writes will wake it");
+    world.engine.writer.rest();
+    assert!(keeper.look_again_after().is_some(), "nobody else would come back to them");
+    assert!(keeper.look_again_after().is_none(), "they are looked at for ever");
 }
 
 #[test]
