@@ -9,6 +9,7 @@ use crate::aside::REMOVED;
 use crate::clock;
 use crate::directory::{Directory, Seat};
 use crate::events;
+use crate::health::outlook;
 use crate::journal::{Admission, BackupTaken, Ended, Journal, Life, LookupError};
 use crate::peer::{Inspect, Locate, Peer};
 use crate::router::{
@@ -190,10 +191,12 @@ impl Sources {
             Some(seat) => ask_peer(seat, Inspect).await.flatten(),
             None => None,
         };
-        let restarts = seat.map_or(0, |seat| seat.marks.restarts.load(Relaxed));
+        let restarts = seat.as_ref().map_or(0, |seat| seat.marks.restarts.load(Relaxed));
         let status = self.status_of(&record, exact);
         let quota = record.settings.quota(self.peer_share);
-        Ok(PeerInfo { status, settings: record.settings, quota, restarts })
+        let forecast = seat.as_ref().and_then(|seat| *seat.marks.forecast.lock());
+        let outlook = forecast.as_ref().map(outlook);
+        Ok(PeerInfo { status, settings: record.settings, quota, restarts, outlook })
     }
 
     /// The record of a peer, by `name` or `name#id`.

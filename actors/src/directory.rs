@@ -9,9 +9,10 @@ use actix::Addr;
 use dashmap::DashMap;
 use parking_lot::Mutex;
 use restante_protocol::delivery::types::Snapshot;
+use restante_protocol::forecast::{Forecast, Totals};
 use restante_protocol::id::{MessageNumber, PeerId};
 use restante_protocol::name::Name;
-use restante_protocol::status::Health;
+use restante_protocol::status::{Health, Quota};
 use restante_protocol::time::Time;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -46,6 +47,10 @@ pub struct Marks {
     pub parked_bytes: AtomicU64,
     /// Messages acked since the node started.
     pub acked: AtomicU64,
+    /// What it may take, as the router was told last: messages and bytes, 0 for no limit.
+    quota: [AtomicU64; 2],
+    /// Where its queue is going, while anything is in it.
+    pub forecast: Mutex<Option<Forecast>>,
     /// Rebuilds of the actor since the node started.
     pub restarts: AtomicU64,
     /// The message being handled, 0 for none: what a supervisor blames a panic on.
@@ -82,6 +87,30 @@ impl Marks {
         self.waiting_bytes.store(bytes, Relaxed);
         self.counted.store(taken.messages, Relaxed);
         self.counted_bytes.store(taken.bytes, Relaxed);
+    }
+
+    /// What the peer may take from now on.
+    pub fn set_quota(&self, quota: Quota) {
+        self.quota[0].store(quota.messages, Relaxed);
+        self.quota[1].store(quota.bytes, Relaxed);
+    }
+
+    /// What the peer may take.
+    #[must_use]
+    pub fn quota(&self) -> Quota {
+        Quota { messages: self.quota[0].load(Relaxed), bytes: self.quota[1].load(Relaxed) }
+    }
+
+    /// What has come to its queue and what is in it.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        let load =
+            |messages: &AtomicU64, bytes: &AtomicU64| [messages.load(Relaxed), bytes.load(Relaxed)];
+        Totals {
+            came: load(&self.counted, &self.counted_bytes),
+            waiting: load(&self.waiting, &self.waiting_bytes),
+            kept: load(&self.parked, &self.parked_bytes),
+        }
     }
 
     /// Marks a message as being handled.

@@ -6,17 +6,19 @@
 
 use crate::Figures;
 use crate::clock;
-use crate::directory::Directory;
+use crate::directory::{Directory, Seat};
 use crate::events::{self, Limiter, SWEEP_EVERY, Suppressed};
 use crate::journal::Journal;
 use crate::peer::PeerConfig;
 use crate::supervise::{self, Crash, Turn};
 use actix::prelude::*;
+use foldhash::HashMap;
 use restante_protocol::delivery::Expired;
 use restante_protocol::delivery::types::{ParkCause, Parked, Report, Snapshot};
+use restante_protocol::forecast::{Alarm, Flow, Forecast};
 use restante_protocol::id::{MessageId, MessageNumber, NodeTag, PeerId};
 use restante_protocol::name::Name;
-use restante_protocol::status::Health as Verdict;
+use restante_protocol::status::{Health as Verdict, Outlook};
 use restante_protocol::time::{Time, WallMillis};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -26,6 +28,8 @@ use std::time::Duration;
 const MAILBOX_CAPACITY: usize = 65_536;
 /// How often the summary is written.
 const SUMMARY_EVERY: Duration = Duration::from_secs(60);
+/// How often is looked where the queues are going.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Peers named in a summary.
 const WORST_MAX: usize = 20;
 
@@ -80,6 +84,14 @@ pub struct Health {
     figures: Arc<Figures>,
     journal: Arc<dyn Journal>,
     limiter: Limiter<PeerId>,
+    /// The queues that something is in.
+    queues: HashMap<PeerId, Queue>,
+}
+
+/// A queue that is looked at every so often.
+struct Queue {
+    flow: Flow,
+    alarm: Alarm,
 }
 
 impl Health {
@@ -92,7 +104,8 @@ impl Health {
         figures: Arc<Figures>,
         journal: Arc<dyn Journal>,
     ) -> Health {
-        Health { directory, node, partition, figures, journal, limiter: Limiter::default() }
+        let (limiter, queues) = (Limiter::default(), HashMap::default());
+        Health { directory, node, partition, figures, journal, limiter, queues }
     }
 
     fn id(&self, accepted_ms: u64, number: MessageNumber) -> MessageId {
@@ -197,6 +210,55 @@ impl Health {
         }
     }
 
+    /// Looks where the queues are going, and tells of those that will soon be full.
+    fn look_ahead(&mut self) {
+        let (now, mut before) = (clock::now(), std::mem::take(&mut self.queues));
+        for seat in self.directory.seats() {
+            let (marks, totals) = (&seat.marks, seat.marks.totals());
+            let queue = before.remove(&seat.id);
+            if totals.waiting[0] == 0 && totals.kept[0] == 0 {
+                if let Some(mut queue) = queue {
+                    *marks.forecast.lock() = None;
+                    self.tell_ahead(&seat, &mut queue.alarm, &Forecast::default());
+                }
+                continue;
+            }
+            let mut queue = match queue {
+                Some(Queue { mut flow, alarm }) => {
+                    flow.observe(now, totals);
+                    Queue { flow, alarm }
+                }
+                None => Queue { flow: Flow::new(now, totals), alarm: Alarm::default() },
+            };
+            let forecast = queue.flow.forecast(marks.quota());
+            *marks.forecast.lock() = forecast;
+            if let Some(forecast) = forecast {
+                self.tell_ahead(&seat, &mut queue.alarm, &forecast);
+            }
+            self.queues.insert(seat.id, queue);
+        }
+    }
+
+    fn tell_ahead(&mut self, seat: &Seat, alarm: &mut Alarm, forecast: &Forecast) {
+        let Some(raised) = alarm.judge(forecast) else { return };
+        let event = if raised { "peer_fills" } else { "peer_fills_no_more" };
+        let Some(suppressed) = self.admit(seat.id, event) else { return };
+        let (peer, waiting) = (seat.name.as_str(), seat.marks.waiting.load(Relaxed));
+        match outlook(forecast) {
+            Outlook { full: Some(full), came_per_minute, went_per_minute, .. } if raised => {
+                events::peer_fills(
+                    peer,
+                    full,
+                    waiting,
+                    came_per_minute,
+                    went_per_minute,
+                    suppressed,
+                );
+            }
+            _ => events::peer_fills_no_more(peer, waiting, suppressed),
+        }
+    }
+
     /// The worst peers by name, and how many more there are.
     fn summarise(&self) {
         let (mut up, mut paused, mut waiting, mut parked, mut acked) = (0, 0, 0, 0, 0);
@@ -254,6 +316,16 @@ fn wall(time: Time) -> WallMillis {
     WallMillis(clock::wall_of(time))
 }
 
+/// A forecast as people are told of it.
+pub(crate) fn outlook(forecast: &Forecast) -> Outlook {
+    let now = clock::now();
+    let at = |after: Option<Duration>| after.map(|after| wall(now + after));
+    let [came_per_minute, went_per_minute] =
+        forecast.rates.map(|per_second| (60.0 * per_second).round() as u64);
+    let (drained, full) = (at(forecast.drained), at(forecast.full));
+    Outlook { came_per_minute, went_per_minute, drained, full }
+}
+
 impl Actor for Health {
     type Context = Context<Self>;
 
@@ -266,6 +338,7 @@ impl Actor for Health {
 impl Supervised for Health {
     fn restarting(&mut self, ctx: &mut Self::Context) {
         self.limiter = Limiter::default();
+        self.queues.clear();
         self.arm(ctx);
     }
 }
@@ -280,6 +353,7 @@ impl Health {
 
     fn arm(&self, ctx: &mut Context<Self>) {
         ctx.run_interval(SUMMARY_EVERY, |health, _| health.summarise());
+        ctx.run_interval(LOOK_EVERY, |health, _| health.look_ahead());
         ctx.run_interval(SWEEP_EVERY, |health, _| health.tell_unsaid(clock::now()));
     }
 }

@@ -9,6 +9,7 @@ pub mod anchors;
 pub mod codec;
 pub mod control;
 pub mod delivery;
+pub mod forecast;
 pub mod frame;
 pub mod id;
 pub mod job;

@@ -204,6 +204,24 @@ pub struct PeerInfo {
     pub quota: Quota,
     /// How often its actor has been rebuilt since the node started.
     pub restarts: u64,
+    /// Where its queue is going, if something is in it and has been for a moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outlook: Option<Outlook>,
+}
+
+/// Where a peer's queue is going if it goes on as in the last minutes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outlook {
+    /// Messages that come a minute.
+    pub came_per_minute: u64,
+    /// Messages that go a minute: delivered, parked or expired.
+    pub went_per_minute: u64,
+    /// When nothing waits any more, if more go than come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drained: Option<WallMillis>,
+    /// When its quota is used up, if more come than go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub full: Option<WallMillis>,
 }
 
 /// A group at a glance.

@@ -1,9 +1,11 @@
 //! `peer` against a real node: every verb, every refusal, and that a crash changes nothing.
 
-use restante_tests::harness::{Cli, Node, Scene, eventually};
+use restante_tests::harness::{Cli, Inbox, Node, Scene, eventually};
 use restante_tests::scene;
 use serde_json::{Value, json};
 use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A node on an empty directory, and the command line that talks to it.
 async fn fresh(name: &str) -> (Scene, Node, Cli) {
@@ -267,4 +269,25 @@ async fn refusals_in_a_row_do_not_fill_the_log() {
     assert_eq!(node.stop().await, Some(0));
     let told = node.events("admin_refused").len();
     assert!((5..8).contains(&told), "{told} of 8");
+}
+
+#[tokio::test]
+async fn where_a_queue_is_going_is_said_while_something_is_in_it() {
+    let (_scene, node, cli) = fresh("outlook").await;
+    cli.ok(&["peer", "add", "a", "attach:", "--quota-messages", "100000"]);
+    assert!(info(&cli, "a").get("outlook").is_none());
+    // It is looked at every so often; a message in between each time makes it grow.
+    let outlook = eventually("when its quota is used up", LIMIT, async || {
+        cli.ok(&["pub", "--to", "a", "x"]);
+        info(&cli, "a").get("outlook").filter(|outlook| outlook.get("full").is_some()).cloned()
+    })
+    .await;
+    assert!(outlook["came_per_minute"].as_u64() > Some(0), "{outlook}");
+    assert!(outlook["went_per_minute"] == 0 && outlook.get("drained").is_none(), "{outlook}");
+    let inbox = Inbox::attach(node.addr(), "a").await;
+    eventually("nothing in it", LIMIT, async || {
+        info(&cli, "a").get("outlook").is_none().then_some(())
+    })
+    .await;
+    inbox.close().await;
 }

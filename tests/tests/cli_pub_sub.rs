@@ -369,3 +369,47 @@ async fn a_receiver_can_listen_and_be_dialled() {
     cli.run(&["sub", "dialled", "--listen", &addr, "-C", "1", "-W", "1"]).failed(7, &["0 of 1"]);
     cli.run(&["sub", "dialled", "--listen", "nowhere"]).failed(2, &["usage: ", "HOST:PORT"]);
 }
+
+#[tokio::test]
+async fn what_was_exported_is_imported_whole_and_in_its_order() {
+    let scene = scene!("import");
+    let node = scene.node().start().await;
+    let cli = node.cli();
+    for peer in ["from", "to"] {
+        cli.ok(&["peer", "add", peer, "attach:"]);
+    }
+    let binary = [0, 159, 146, 150, b'\n'];
+    cli.run_with(
+        &["pub", "--to", "from", "--key", "k", "-H", "b:1", "-H", "a:2", "-H", "b:3"],
+        &binary,
+    )
+    .ok();
+    cli.run_with(&["pub", "--to", "from", "-l"], b"one\n\ntwo\n").ok();
+    let exported = cli.ok(&["peer", "export", "from"]);
+
+    let imported = cli.run_with(&["peer", "import", "to"], exported.as_bytes()).ok();
+    assert_eq!(imported.lines().count(), 4, "an id for each: {imported}");
+    // Ids and times are the new ones; everything else is as it was.
+    let said = |peer: &str| -> Vec<serde_json::Value> {
+        let mut lines = cli.run(&["peer", "export", peer]).json();
+        for line in &mut lines {
+            for changed in ["id", "accepted"] {
+                assert!(line.as_object_mut().expect("an object").remove(changed).is_some());
+            }
+        }
+        lines
+    };
+    let there = said("to");
+    assert_eq!(there, said("from"));
+    let payloads: Vec<_> = there[1..].iter().map(|line| line["payload"].clone()).collect();
+    assert_eq!(payloads, ["one", "", "two"]);
+
+    // What is no message ends it, and what came before is there.
+    let first = exported.lines().next().expect("a line");
+    let bad = format!("{first}\n{{\"key\":\"k\"}}\n{first}\n");
+    cli.run_with(&["peer", "import", "to"], bad.as_bytes())
+        .failed(1, &["line 2", "peer export", "payload", "nor any line after it"]);
+    assert_eq!(said("to").len(), 5);
+    cli.run_with(&["peer", "import", "nobody"], exported.as_bytes())
+        .failed(5, &["unknown_receiver"]);
+}

@@ -293,6 +293,13 @@ events! {
         => "Look at the receiver: it accepts connections and does not answer."
     ERROR peer_failed(peer: &str, since: WallMillis, reason: &str, waiting: u64, next_attempt: Option<WallMillis>, suppressed: Suppressed);
 
+    "As many messages come for a peer as now, and go as now, and its quota is used up within the hour, at `full`. From then on what is published to it is refused."
+        => "Bring the receiver back or make it faster, raise its quota, or slow its producers down."
+    WARN peer_fills(peer: &str, full: WallMillis, waiting: u64, came_per_minute: u64, went_per_minute: u64, suppressed: Suppressed);
+
+    "A peer's quota will not be used up within the next two hours any more." => "Nothing."
+    INFO peer_fills_no_more(peer: &str, waiting: u64, suppressed: Suppressed);
+
     "Another attempt to reach a peer has failed; its health is unchanged."
         => "Nothing beyond peer_down."
     DEBUG dial_failed(peer: &str, failures: u32, reason: &str, next_attempt: WallMillis, suppressed: Suppressed);

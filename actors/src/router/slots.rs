@@ -88,6 +88,7 @@ impl Slot {
     /// Takes over changed quotas; 0 stands for none.
     pub(super) fn configure(&mut self, quota: Quota, draining: bool) {
         let or_none = |max: u64| if max == 0 { u64::MAX } else { max };
+        self.marks.set_quota(quota);
         self.draining = draining;
         self.messages_max = if draining { 0 } else { or_none(quota.messages) };
         self.bytes_max = or_none(quota.bytes);

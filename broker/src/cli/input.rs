@@ -57,24 +57,27 @@ impl Source {
         };
         let payload = blocking(read).await?.map_err(|error| unreadable(&name, &error))?;
         if payload.len() > PAYLOAD_BYTES_MAX {
-            return Err(too_long(&name));
+            return Err(too_long(&name, PAYLOAD_BYTES_MAX));
         }
         Ok(payload.into())
     }
 
-    /// A payload a line, in batches, as they come. The newline is not part of the payload; a last
-    /// line without one counts.
-    pub(super) fn lines(self) -> Result<mpsc::Receiver<Result<Vec<Bytes>, Failure>>, Failure> {
+    /// Lines of at most so many bytes, in batches, as they come. The newline is not part of a line; a
+    /// last one without it counts.
+    pub(super) fn lines(
+        self,
+        bytes_max: usize,
+    ) -> Result<mpsc::Receiver<Result<Vec<Bytes>, Failure>>, Failure> {
         let name = self.name();
         let mut input = self.open()?;
         let (batches, received) = mpsc::channel(BATCHES_MAX);
         tokio::task::spawn_blocking(move || {
-            let mut lines = Lines::default();
+            let mut lines = Lines::new(bytes_max);
             loop {
                 let (batch, over) = match lines.read(&mut *input) {
                     Ok((batch, over)) => (Ok(batch), over),
                     Err(LinesError::Io(error)) => (Err(unreadable(&name, &error)), true),
-                    Err(LinesError::TooLong) => (Err(too_long(&name)), true),
+                    Err(LinesError::TooLong) => (Err(too_long(&name, bytes_max)), true),
                 };
                 if batches.blocking_send(batch).is_err() || over {
                     return;
@@ -90,8 +93,8 @@ const BATCHES_MAX: usize = 4;
 /// Bytes read at once.
 const CHUNK_BYTES: usize = 256 * 1024;
 
-#[derive(Default)]
 struct Lines {
+    bytes_max: usize,
     /// What has been read and not handed out: no newline in it.
     rest: BytesMut,
 }
@@ -102,6 +105,10 @@ enum LinesError {
 }
 
 impl Lines {
+    fn new(bytes_max: usize) -> Lines {
+        Lines { bytes_max, rest: BytesMut::new() }
+    }
+
     /// One read; whole lines and whether the input is over. Lines share the memory they were read to.
     fn read(&mut self, input: &mut dyn Read) -> Result<(Vec<Bytes>, bool), LinesError> {
         let before = self.rest.len();
@@ -127,11 +134,7 @@ impl Lines {
             from = 0;
         }
         let longest = batch.iter().map(Bytes::len).chain([self.rest.len()]).max();
-        if longest > Some(PAYLOAD_BYTES_MAX) {
-            Err(LinesError::TooLong)
-        } else {
-            Ok((batch, false))
-        }
+        if longest > Some(self.bytes_max) { Err(LinesError::TooLong) } else { Ok((batch, false)) }
     }
 }
 
@@ -145,12 +148,9 @@ fn unreadable(name: &str, error: &io::Error) -> Failure {
     Failure::new(Exit::Failed, format_args!("cannot read {name}: {error}"))
 }
 
-fn too_long(name: &str) -> Failure {
-    let max = PAYLOAD_BYTES_MAX;
-    Failure::new(
-        Exit::Refused,
-        format_args!("{name} has a payload of more than {max} bytes, which no node takes"),
-    )
+fn too_long(name: &str, max: usize) -> Failure {
+    let what = format_args!("{name} has a message of more than {max} bytes, which no node takes");
+    Failure::new(Exit::Refused, what)
 }
 
 #[cfg(test)]
@@ -171,7 +171,8 @@ mod tests {
     }
 
     fn lines(text: &[u8], piece: usize) -> Vec<Bytes> {
-        let (mut input, mut lines, mut all) = (Pieces(text, piece), Lines::default(), Vec::new());
+        let (mut input, mut lines, mut all) =
+            (Pieces(text, piece), Lines::new(PAYLOAD_BYTES_MAX), Vec::new());
         loop {
             let Ok((batch, over)) = lines.read(&mut input) else { panic!("reading failed") };
             all.extend(batch);
@@ -195,7 +196,7 @@ mod tests {
     #[test]
     fn a_line_without_end_is_refused_at_the_bound() {
         let text = vec![b'x'; PAYLOAD_BYTES_MAX + CHUNK_BYTES];
-        let (mut input, mut lines) = (Pieces(&text, CHUNK_BYTES), Lines::default());
+        let (mut input, mut lines) = (Pieces(&text, CHUNK_BYTES), Lines::new(PAYLOAD_BYTES_MAX));
         let refused = loop {
             match lines.read(&mut input) {
                 Ok((_, over)) => assert!(!over),

@@ -14,6 +14,7 @@ mod demo;
 mod exec;
 mod exit;
 mod group;
+mod import;
 mod input;
 mod jobs;
 mod journal;

@@ -1,5 +1,6 @@
 //! `peer`: what the node knows of its receivers, and changes to them.
 
+use super::import;
 use super::jobs::{self, Asked};
 use super::node::{Target, block_on};
 use super::output::{Output, Paint, Table, note, print};
@@ -116,6 +117,16 @@ pub(super) enum Verb {
         lanes: Lanes,
         #[command(flatten)]
         chosen: Chosen,
+    },
+    /// Publish exported messages to a peer, in their order, and print their new ids
+    ///
+    /// Key, headers and payload of each are taken over. A message that is refused is named with its
+    /// line, and those after it are published all the same.
+    Import {
+        /// Whom they are for, a peer or a group
+        name: Name,
+        /// What peer export wrote; - (the default) for standard input
+        file: Option<String>,
     },
     /// Deliver nothing to a peer until it is resumed; its messages wait
     Pause {
@@ -277,6 +288,7 @@ pub(super) fn run(verb: Verb, target: &Target, output: Output) -> Result<(), Fai
     block_on(async {
         let client = target.connect().await?;
         let command = match verb {
+            Verb::Import { name, file } => return import::run(&name, file, target, output).await,
             Verb::Ls => return list(&client, output).await,
             Verb::Info { name } => return info(&client, name, output).await,
             Verb::Peek { name, chosen, most } => {
@@ -429,7 +441,8 @@ fn as_text(info: &PeerInfo, output: Output) -> Result<String, Failure> {
     let whole = serde_json::to_value(info).map_err(std::io::Error::from)?;
     let status = whole.get("status").and_then(Value::as_object).into_iter().flatten();
     let settings = whole.get("settings").and_then(Value::as_object).into_iter().flatten();
-    for (field, value) in status.chain(settings) {
+    let outlook = whole.get("outlook").and_then(Value::as_object).into_iter().flatten();
+    for (field, value) in status.chain(outlook).chain(settings) {
         table.row(vec![(Some(Paint::Bold), field.clone()), (None, field_text(field, value))]);
     }
     for (field, limit) in [("messages", info.quota.messages), ("bytes", info.quota.bytes)] {
@@ -441,7 +454,7 @@ fn as_text(info: &PeerInfo, output: Output) -> Result<String, Failure> {
 }
 
 fn field_text(field: &str, value: &Value) -> String {
-    let time = ["since", "next_attempt", "oldest"].contains(&field);
+    let time = ["since", "next_attempt", "oldest", "drained", "full"].contains(&field);
     match value {
         Value::String(text) => text.clone(),
         Value::Number(ms) if time => {

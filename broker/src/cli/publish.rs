@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use restante_client::{Client, Confirmed, Publish, PublishError, Receipt, Route};
 use restante_protocol::id::MessageId;
+use restante_protocol::limits::PAYLOAD_BYTES_MAX;
 use restante_protocol::name::Name;
 use restante_protocol::refusal::Code;
 use restante_protocol::status::{MessageState, MessageStatus};
@@ -65,31 +66,57 @@ const RECEIPTS_MAX: usize = 16_384;
 const TOLD_MAX: u64 = 20;
 
 pub(super) fn run(args: Args, target: &Target, output: Output) -> Result<(), Failure> {
-    block_on(async {
-        let source = Source::parse(args.payload.clone());
-        if args.lines && matches!(source, Source::Text(_)) {
-            return Err(Failure::new(
-                Exit::Usage,
-                "--lines reads standard input or @FILE, not a text",
-            ));
+    let source = Source::parse(args.payload.clone());
+    if args.lines && matches!(source, Source::Text(_)) {
+        let what = "--lines reads standard input or @FILE, not a text";
+        return Err(Failure::new(Exit::Usage, what));
+    }
+    let told = Told { wait: args.wait, lines: args.lines };
+    let feed = async |client: &Client, route: &Route, receipts: mpsc::Sender<Receipt>| {
+        if args.lines {
+            let lines = source.lines(PAYLOAD_BYTES_MAX)?;
+            return publish_lines(client, lines, |line| Ok(message(&args, route, line)), receipts)
+                .await;
         }
-        let client = target.connect_producer().await?;
-        let route = client.route(&args.to)?;
-        let (receipts, received) = mpsc::channel(RECEIPTS_MAX);
-        let printer = Printer {
-            client: client.clone(),
-            output,
-            timeout: target.timeout,
-            wait: args.wait,
-            lines: args.lines,
-            refusals: 0,
-            page: String::new(),
-        };
-        let outcome =
-            both(publish_all(&client, &route, args, source, receipts), printer.run(received)).await;
-        client.close().await;
-        outcome
-    })
+        let receipt = client.publish(message(&args, route, source.whole().await?)).await?;
+        // The printer has gone only if it failed, and then says why itself.
+        let _ = receipts.send(receipt).await;
+        Ok(())
+    };
+    block_on(publish(&args.to, told, target, output, feed))
+}
+
+/// What is told of the messages published, besides their ids.
+#[derive(Clone, Copy)]
+pub(super) struct Told {
+    /// That every receiver has acked.
+    pub(super) wait: bool,
+    /// In which line something failed.
+    pub(super) lines: bool,
+}
+
+/// Publishes to some receivers what `feed` brings, and prints what became of it.
+pub(super) async fn publish(
+    to: &[Name],
+    told: Told,
+    target: &Target,
+    output: Output,
+    feed: impl AsyncFnOnce(&Client, &Route, mpsc::Sender<Receipt>) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let client = target.connect_producer().await?;
+    let route = client.route(to)?;
+    let (receipts, received) = mpsc::channel(RECEIPTS_MAX);
+    let printer = Printer {
+        client: client.clone(),
+        output,
+        timeout: target.timeout,
+        told,
+        refusals: 0,
+        page: String::new(),
+    };
+    let outcome = both(feed(&client, &route, receipts), printer.run(received)).await;
+    client.close().await;
+    outcome
 }
 
 /// Publishes and prints until both are done, or printing fails: then nothing more is published.
@@ -111,47 +138,41 @@ async fn both(
     }
 }
 
-async fn publish_all(
+/// A message as the options say.
+fn message(args: &Args, route: &Route, payload: Bytes) -> Publish {
+    let mut publish = Publish::via(route).payload(payload);
+    for (name, value) in &args.headers {
+        publish = publish.header(name, value);
+    }
+    if let Some(key) = &args.key {
+        publish = publish.key(key.clone());
+    }
+    if let Some(ttl) = args.ttl {
+        publish = publish.ttl(ttl);
+    }
+    if let Some(delay) = args.delay {
+        publish = publish.delay(delay);
+    }
+    if let Some(at) = args.deliver_at {
+        publish = publish.deliver_at(UNIX_EPOCH + Duration::from_millis(at.0));
+    }
+    if args.all_or_nothing { publish.all_or_nothing() } else { publish }
+}
+
+/// Publishes what `read` makes of each line.
+pub(super) async fn publish_lines(
     client: &Client,
-    route: &Route,
-    args: Args,
-    source: Source,
+    mut lines: mpsc::Receiver<Result<Vec<Bytes>, Failure>>,
+    read: impl Fn(Bytes) -> Result<Publish, Failure>,
     receipts: mpsc::Sender<Receipt>,
 ) -> Result<(), Failure> {
-    let template = |payload: Bytes| {
-        let mut publish = Publish::via(route).payload(payload);
-        for (name, value) in &args.headers {
-            publish = publish.header(name, value);
-        }
-        if let Some(key) = &args.key {
-            publish = publish.key(key.clone());
-        }
-        if let Some(ttl) = args.ttl {
-            publish = publish.ttl(ttl);
-        }
-        if let Some(delay) = args.delay {
-            publish = publish.delay(delay);
-        }
-        if let Some(at) = args.deliver_at {
-            publish = publish.deliver_at(UNIX_EPOCH + Duration::from_millis(at.0));
-        }
-        if args.all_or_nothing { publish.all_or_nothing() } else { publish }
-    };
-    if !args.lines {
-        let receipt = client.publish(template(source.whole().await?)).await?;
-        // The printer has gone only if it failed, and then says why itself.
-        let _ = receipts.send(receipt).await;
-        return Ok(());
-    }
-    let mut lines = source.lines()?;
     let mut number: u64 = 0;
     while let Some(batch) = lines.recv().await {
         for line in batch? {
             number += 1;
-            let receipt = client
-                .publish(template(line))
-                .await
-                .map_err(|error| at_line(number, &error.into()))?;
+            let at_line = |failure: Failure| at_line(number, &failure);
+            let publish = read(line).map_err(at_line)?;
+            let receipt = client.publish(publish).await.map_err(|error| at_line(error.into()))?;
             if receipts.send(receipt).await.is_err() {
                 return Ok(());
             }
@@ -179,8 +200,7 @@ struct Printer {
     client: Client,
     output: Output,
     timeout: Duration,
-    wait: bool,
-    lines: bool,
+    told: Told,
     /// Messages refused, wholly or for some receivers.
     refusals: u64,
     /// Printed whenever the next receipt is not there yet.
@@ -238,7 +258,7 @@ impl Printer {
                 if !refused.is_empty() {
                     self.refused(number, &named(&refused), &detail);
                 }
-                if self.wait {
+                if self.told.wait {
                     self.flush()?;
                     self.await_acks(id).await?;
                 }
@@ -253,7 +273,7 @@ impl Printer {
             }
             Err(error) => {
                 self.flush()?;
-                return Err(if self.lines { unknown(number, error) } else { error.into() });
+                return Err(if self.told.lines { unknown(number, error) } else { error.into() });
             }
         }
         if self.page.len() >= PAGE_BYTES { self.flush() } else { Ok(()) }

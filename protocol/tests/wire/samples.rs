@@ -22,7 +22,7 @@ use restante_protocol::refusal::{Code, Refusal};
 use restante_protocol::shaper::{RatePatch, RatesPatch};
 use restante_protocol::status::{
     BackupDone, Blocked, GroupInfo, GroupStatus, Health, MessageState, MessageStatus, NodeStatus,
-    PeerInfo, PeerStatus, Quota, ReceiverStatus, Stall, Taking,
+    Outlook, PeerInfo, PeerStatus, Quota, ReceiverStatus, Stall, Taking,
 };
 use restante_protocol::stored::{Filter, Lane, MessagePage, Parking, StoredMessage};
 use restante_protocol::time::WallMillis;
@@ -422,7 +422,14 @@ fn replies() -> Vec<(&'static str, Reply)> {
     let attached = |slot, created, refusal| AttachResult { slot, first_tag: 1, created, refusal };
     let taken = Refusal::new(Code::AlreadyAttached, "b is being served by another connection");
     let quota = Quota { messages: 1_000, bytes: 0 };
-    let info = PeerInfo { status: peer(), settings: PeerSettings::default(), quota, restarts: 0 };
+    let outlook = Some(Outlook {
+        came_per_minute: 600,
+        went_per_minute: 60,
+        drained: None,
+        full: Some(WallMillis(1_764_003_600_000)),
+    });
+    let settings = PeerSettings::default();
+    let info = PeerInfo { status: peer(), settings, quota, restarts: 0, outlook };
     let shops = GroupStatus { name: name("shops"), version: 2, members: 2 };
     vec![
         ("response-attached", Reply::Attached(vec![attached(0, false, None)])),
