@@ -124,7 +124,12 @@ impl Shaping {
         }
         match granted {
             None if demand == Demand::default() => {
+                // Whoever stood behind it may go now.
+                let has_waited = room.shaper.ready_at(now, id).is_some();
                 room.shaper.handle_demand(now, id, demand);
+                if has_waited {
+                    self.asked.notify_one();
+                }
                 return None;
             }
             // It was for something else: for a smaller message, or for a link that is gone.
