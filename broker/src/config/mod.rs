@@ -97,6 +97,12 @@ impl Config {
                 "peer_defaults.backoff_ms_max",
                 peer.backoff_ms_max,
             ),
+            (
+                "peer_defaults.window_messages_min",
+                u64::from(peer.window_messages_min),
+                "peer_defaults.window_messages",
+                u64::from(peer.window_messages),
+            ),
         ] {
             if low > high {
                 return Err((low_key, format!("{low} must not be above {high_key} ({high})")));
