@@ -51,7 +51,8 @@ impl<B> Delivery<B> {
         let Some(limit) = now.0.checked_sub(self.terms.ack_timeout.as_micros() as u64) else {
             return;
         };
-        let (was_alone, was_stalled) = (self.unacked.live() == 1, self.link.is_stalled);
+        let in_flight = self.unacked.live();
+        let (was_alone, was_stalled) = (in_flight == 1, self.link.is_stalled);
         let (mut messages, mut is_round, mut is_stalled) = (0_u32, false, false);
         let mut is_late_since_shrinking = false;
         let (mut first, mut accepted_ms) = (0, 0);
@@ -73,7 +74,7 @@ impl<B> Delivery<B> {
             self.link.round_from = now;
         }
         if is_late_since_shrinking && !is_stalled {
-            self.shrink_window(now);
+            self.shrink_window(now, in_flight);
         }
         if is_stalled {
             // Nothing came back since they were sent: ask with one message, not with all again.
@@ -94,13 +95,14 @@ impl<B> Delivery<B> {
         }
     }
 
-    /// Some answers come too late: less is to be in flight, if the window may shrink. What was sent before
-    /// it did says nothing of the smaller one.
-    fn shrink_window(&mut self, now: Time) {
+    /// Some answers come too late: less is to be in flight than was, if the window may shrink. What was sent
+    /// before it did says nothing of the smaller one.
+    fn shrink_window(&mut self, now: Time, in_flight: u32) {
         let Terms { window_messages, window_messages_min: min, .. } = self.terms;
         let window = self.link.ramp.map_or(window_messages, |ramp| ramp.window());
         if min > 0 && window > min {
-            self.link.ramp = Some(window::Ramp::halved(window.min(window_messages), min));
+            let had = window.min(window_messages).min(in_flight);
+            self.link.ramp = Some(window::Ramp::halved(had, min));
             self.link.shrunk_at = now;
         }
     }

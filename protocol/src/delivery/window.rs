@@ -5,12 +5,12 @@
 //! that has just come back is not met by everything at once. It takes some 25 rounds to 2,048
 //! messages, and the steady state pays nothing for it.
 //!
-//! Where the window may shrink (`window_messages_min`), a round of late messages halves it, if others are
-//! answered meanwhile, and from there it grows by sixteenths again: additive increase, multiplicative
-//! decrease, after Chiu and Jain. A receiver that is merely slow is not given more than it gets done
-//! within the ack timeout.
+//! Where the window may shrink (`window_messages_min`), a round of late messages halves what was in flight,
+//! if others are answered meanwhile, and from there it grows by a sixteenth of what it is per round: so it
+//! settles at any size, where a step of the configured window would go past that of a slow receiver each
+//! time. A receiver that is merely slow is not given more than it gets done within the ack timeout.
 
-/// Additive steps per configured window.
+/// Steps per window.
 const STEPS: u32 = 16;
 
 /// A window that opens.
@@ -40,13 +40,15 @@ impl Ramp {
     /// Some deliveries were answered. `None` once the configured window is open.
     pub(super) fn grow(mut self, answered: u32, configured: u32) -> Option<Ramp> {
         let slow_until = if self.is_slow_start { configured / 2 } else { 0 };
+        let whole = if self.is_slow_start { configured } else { self.window };
+        let step = (whole / STEPS).max(1);
         if self.window < slow_until {
             self.window = self.window.saturating_add(answered).min(slow_until.max(1));
         } else {
             self.answers = self.answers.saturating_add(answered);
             while self.answers >= self.window && self.window < configured {
                 self.answers -= self.window;
-                self.window = self.window.saturating_add((configured / STEPS).max(1));
+                self.window = self.window.saturating_add(step);
             }
         }
         (self.window < configured).then_some(self)
@@ -69,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_that_was_halved_grows_evenly() {
+    fn a_window_that_was_halved_grows_by_sixteenths_of_itself() {
         assert_eq!(Ramp::halved(256, 64).window(), 128);
         assert_eq!(Ramp::halved(100, 64).window(), 64);
         let mut ramp = Some(Ramp::halved(256, 8));
@@ -78,7 +80,13 @@ mod tests {
             windows.push(open.window());
             ramp = open.grow(open.window(), 256);
         }
-        assert_eq!(windows, [128, 144, 160, 176, 192, 208, 224, 240]);
+        assert_eq!(windows, [128, 136, 144, 153, 162, 172, 182, 193, 205, 217, 230, 244]);
+    }
+
+    #[test]
+    fn a_small_window_of_a_large_one_grows_by_one() {
+        let ramp = Ramp::halved(20, 1).grow(10, 2_048).unwrap();
+        assert_eq!(ramp.window(), 11);
     }
 
     #[test]
