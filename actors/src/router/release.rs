@@ -48,6 +48,8 @@ const PAGE_MESSAGES: usize = 1_024;
 const PAGE_BYTES: usize = 1024 * 1024;
 /// Most bytes of the note that stands before the copies: a number for each, nine bytes, and the rest.
 const NOTE_BYTES_MAX: usize = 16 * 1024;
+/// Reads under way: there is one reader, and every peer's next page waits behind them.
+const READS_AT_ONCE: usize = 32;
 /// How long to wait after the journal could not be read or written.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -58,6 +60,9 @@ pub(super) struct Released {
     originals: Vec<MessageNumber>,
     /// Copies that their receivers' removal purges.
     purged: BTreeMap<PeerId, Vec<MessageNumber>>,
+    /// Removed peers they were for. Until the copies are durable, nothing else says that there is
+    /// something of theirs.
+    left: Vec<PeerId>,
 }
 
 /// What becomes of a delayed message for one of its receivers.
@@ -212,7 +217,10 @@ impl Router {
         self.append_building();
         let mut left = self.caps.batch_bytes_max.saturating_sub(NOTE_BYTES_MAX);
         let (mut going, mut deliveries) = (Vec::with_capacity(found.len()), 0);
-        for (due, stored) in found {
+        let mut found = found.into_iter();
+        // Where one has to wait, those behind it do too: they may be for the same receivers.
+        let waits = loop {
+            let Some((due, stored)) = found.next() else { break None };
             let stored = match stored {
                 Ok(Some(stored)) => stored,
                 // Settled by now.
@@ -226,15 +234,14 @@ impl Router {
                 }
                 Err(ReadError::Unavailable(_)) => {
                     self.release_later(due);
-                    continue;
+                    break None;
                 }
             };
             // A node that stops leaves them to its next start.
             let bytes = copy_room(&stored);
             let is_full = bytes > left || deliveries >= RELEASE_DELIVERIES;
             if self.draining || (is_full && !going.is_empty()) {
-                self.delays.put_back(due);
-                continue;
+                break Some(due);
             }
             if bytes + NOTE_BYTES > self.caps.record_bytes_max {
                 let (number, max) = (due.number, self.caps.record_bytes_max);
@@ -245,12 +252,16 @@ impl Router {
             }
             let Some(fates) = self.fates_of(&stored) else {
                 self.release_later(due);
-                continue;
+                break None;
             };
             left = left.saturating_sub(bytes);
             deliveries += fates.len();
             going.push(Going { due, stored, fates });
-        }
+        };
+        waits
+            .into_iter()
+            .chain(found.map(|(due, _)| due))
+            .for_each(|due| self.delays.put_back(due));
         !going.is_empty() && self.append_going(going)
     }
 
@@ -334,12 +345,18 @@ impl Router {
             events::journal_finding(&format!("a note of delayed messages: {why}"));
         }
         // From now on the copies count, and the originals do not.
+        let mut left = Vec::new();
         for Going { due, stored, .. } in going {
             let read = Body::parse(&stored.body).unwrap_or_default();
-            self.let_go(read.delayed_for(), due.bytes);
+            for peer in read.delayed_for() {
+                match self.slots.get_mut(peer) {
+                    Some(slot) => slot.let_go(u64::from(due.bytes)),
+                    None => left.push(peer),
+                }
+            }
             self.shared.kept.fetch_sub(read.delayed_for().count() as i64, Relaxed);
         }
-        let released = Released { first, originals, purged };
+        let released = Released { first, originals, purged, left };
         self.once_durable(Outcome::Released(Box::new(released)));
         true
     }
@@ -383,7 +400,8 @@ impl Router {
 
     /// Copies are durable.
     pub(super) fn copies_released(&mut self, released: Released, ctx: &mut Context<Self>) {
-        let Released { first, originals, purged } = released;
+        let Released { first, originals, purged, left } = released;
+        self.let_go(left.into_iter(), 0);
         self.settle_delayed(originals.into_iter().zip(first..).collect());
         for (peer, copies) in purged {
             let removed = self.state.registry.removed(peer);
@@ -448,9 +466,13 @@ async fn read_each(
     journal: &dyn Journal,
     due: Vec<Due>,
 ) -> Vec<(Due, Result<Option<Stored>, ReadError>)> {
-    let pages = join_all(due.iter().map(|due| journal.next(only(due.number)))).await;
-    let found = pages.into_iter().map(|page| page.map(|page| page.messages.into_iter().next()));
-    due.into_iter().zip(found).collect()
+    let mut found = Vec::with_capacity(due.len());
+    for some in due.chunks(READS_AT_ONCE) {
+        let pages = join_all(some.iter().map(|due| journal.next(only(due.number)))).await;
+        let pages = pages.into_iter().map(|page| page.map(|page| page.messages.into_iter().next()));
+        found.extend(some.iter().copied().zip(pages));
+    }
+    found
 }
 
 /// Which of the messages that a note speaks of are still open and have been copied, and their copies: the

@@ -11,7 +11,8 @@ use restante_actors::journal::{
 use restante_actors::link::{DialTarget, Dialer, Link, Outgoing, ProducerLink, SharedProducer};
 use restante_actors::peer::Peer;
 use restante_actors::router::{
-    Administer, Barrier, CancelCall, OpenProducer, ProducerSession, PublishBatch, PublishItem, Receiver,
+    Administer, Barrier, CancelCall, OpenProducer, ProducerSession, PublishBatch, PublishItem,
+    Receiver,
 };
 use restante_actors::{Handles, Limits, start};
 use restante_protocol::admin::{AdminCommand, PeerPatch, PeerUrl, Waiting};
