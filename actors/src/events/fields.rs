@@ -70,6 +70,7 @@ pub(super) static MEANINGS: &[(&str, &str)] = &[
     ("boot_ms", "milliseconds from start to ready"),
     ("by", "who asked: agent and address of the connection"),
     ("bytes", "bytes on disk"),
+    ("came_per_minute", "messages that come for the peer in a minute"),
     ("changed", "what an operator changed, as key=value; of a group who came (+) and went (-)"),
     ("class", "name of a class of peers"),
     ("clean", "whether the journal had been closed in order"),
@@ -94,6 +95,7 @@ pub(super) static MEANINGS: &[(&str, &str)] = &[
     ("filter", "the level filter of the log; of replay and purge, which messages"),
     ("finding", "what was found, and where it was put"),
     ("first", "number of the first record"),
+    ("full", "when the peer's quota is used up, if it goes on so"),
     ("group", "name of a group of peers"),
     ("groups", "how many groups a removed peer was in"),
     ("health", "up, slow, refusing, unreachable, failed, paused or crashing"),
@@ -139,4 +141,5 @@ pub(super) static MEANINGS: &[(&str, &str)] = &[
         "of the record of a peer, group or class, counted up by each change; of node_starting, the software's",
     ),
     ("waiting", "messages accepted and not yet done, in flight included"),
+    ("went_per_minute", "messages of the peer that are done with in a minute"),
 ];
