@@ -339,6 +339,8 @@ impl Supervised for Health {
     fn restarting(&mut self, ctx: &mut Self::Context) {
         self.limiter = Limiter::default();
         self.queues.clear();
+        // What the one before foresaw is no longer looked at.
+        self.directory.seats().iter().for_each(|seat| *seat.marks.forecast.lock() = None);
         self.arm(ctx);
     }
 }
