@@ -1,7 +1,7 @@
 //! `class`: names for rates that several peers share.
 
-use super::node::{Target, block_on};
-use super::output::{Output, Paint, Table, note, print};
+use super::node::{Target, block_on, change};
+use super::output::{Output, Paint, Table, print};
 use super::rates::RateArgs;
 use super::{Exit, Failure};
 use restante_client::Client;
@@ -68,13 +68,7 @@ pub(super) fn run(verb: Verb, target: &Target, output: Output) -> Result<(), Fai
                 (AdminCommand::ClassRemove { name: class, if_version }, "removed")
             }
         };
-        let name = command.subject().to_owned();
-        let done = client.admin(command).await?;
-        if output.json_asked {
-            return print(&Output::json_line(&done)?);
-        }
-        note(&format!("{name} {what} (class, version {})", done.version));
-        Ok(())
+        change(&client, command, "class", what, output).await
     })
 }
 

@@ -1,6 +1,6 @@
 //! `group`: names for sets of receivers.
 
-use super::node::{Target, block_on};
+use super::node::{Target, block_on, change};
 use super::output::{Output, Paint, Table, note, print};
 use super::{Exit, Failure};
 use restante_client::Client;
@@ -77,13 +77,7 @@ pub(super) fn run(verb: Verb, target: &Target, output: Output) -> Result<(), Fai
                 (AdminCommand::GroupRemove { name: group, if_version }, "removed")
             }
         };
-        let name = command.subject().to_owned();
-        let done = client.admin(command).await?;
-        if output.json_asked {
-            return print(&Output::json_line(&done)?);
-        }
-        note(&format!("{name} {what} (group, version {})", done.version));
-        Ok(())
+        change(&client, command, "group", what, output).await
     })
 }
 

@@ -1,15 +1,34 @@
 //! How a command reaches the node, and what it makes of each way the client can fail.
 
 use super::exit::exit_of;
+use super::output::{Output, note, print};
 use super::{EVERYWHERE, Exit, Failure};
 use restante_client::{
     AttachError, CallError, Client, ConnectError, DrainError, EndReason, PublishError,
     ReceiveError, RequestError, WatchError,
 };
+use restante_protocol::admin::AdminCommand;
 use restante_protocol::refusal::Code;
 use std::future::Future;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Has the node change a group or a class, and says what has been done to it.
+pub(super) async fn change(
+    client: &Client,
+    command: AdminCommand,
+    kind: &str,
+    what: &str,
+    output: Output,
+) -> Result<(), Failure> {
+    let name = command.subject().to_owned();
+    let done = client.admin(command).await?;
+    if output.json_asked {
+        return print(&Output::json_line(&done)?);
+    }
+    note(&format!("{name} {what} ({kind}, version {})", done.version));
+    Ok(())
+}
 
 /// Where the node is and how long it may take to answer.
 #[derive(clap::Args, Clone, Debug)]
